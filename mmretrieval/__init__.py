@@ -1,0 +1,1 @@
+"""A universal multimodal retriever: train, evaluate and use it."""
