@@ -1,0 +1,1 @@
+"""Lightning callbacks: mining, evaluation, galleries, checkpoints and reports."""

@@ -1,0 +1,364 @@
+"""Random access to a packed data set: candidates, queries, pools, and their images.
+
+A packed folder (see :mod:`data_modules.packing`) is opened in no time and read through memory maps, so that
+each data-loading worker can have its own :class:`PackedCorpus` and millions of rows cost a few arrays.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data_modules.formats.records import CandidateRecord, DataError, QueryRecord, id_key, key_id
+from data_modules.shards import Column, Ints, ShardTable
+from mmretrieval.content import Candidate, Content, Modality, Query
+
+MANIFEST = "manifest.json"
+FORMAT = "mmretrieval-packed"
+VERSION = 1
+IMAGE_FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Image formats that are read, and the extension of each in a shard."""
+MAX_IMAGE_PIXELS = 64 * 2**20
+"""Larger images are refused before they are decoded: 64 Mpx are 192 MiB of RGB."""
+
+Codes = npt.NDArray[np.uint8]
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode a JPEG, PNG or WebP image to RGB; transparency is composited on white.
+
+    Raises:
+        DataError: If the bytes are of no such image, damaged, or of more than ``MAX_IMAGE_PIXELS``.
+    """
+    image = open_image(data)
+    try:
+        image.load()
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        return image.convert("RGB")
+    except Exception as error:  # PIL raises errors of many kinds on damaged images
+        raise DataError(f"image is damaged ({type(error).__name__}: {error})") from None
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Read an image's header, without decoding it.
+
+    Raises:
+        DataError: As :func:`decode_image`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=list(IMAGE_FORMATS))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"image has more than {MAX_IMAGE_PIXELS} pixels") from None
+    except Exception as error:
+        raise DataError(f"no {', '.join(IMAGE_FORMATS)} image ({type(error).__name__}: {error})") from None
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise DataError(f"image of {image.width} x {image.height} has more than {MAX_IMAGE_PIXELS} pixels")
+    return image
+
+
+def content_key(text: str | None, image_digest: str | None) -> int:
+    """Return a positive 63-bit integer that two contents share iff text and image bytes are equal."""
+    parts = f"{image_digest or ''}\0{text or ''}".encode()
+    return int.from_bytes(blake2b(parts, digest_size=8).digest(), "little") >> 1 or 1
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """Return the manifest of a packed folder.
+
+    Raises:
+        DataError: If ``root`` is no packed folder, or of another version.
+    """
+    path = root / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{root}: is not a packed folder, {MANIFEST} is missing; make one with 'mmretrieval data pack'"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); pack the data again") from None
+    found = (manifest.get("format"), manifest.get("version")) if isinstance(manifest, dict) else None
+    if found != (FORMAT, VERSION):
+        raise DataError(f"{path}: format {found} instead of {(FORMAT, VERSION)}; pack the data again")
+    return dict(manifest)
+
+
+class PackedCorpus:
+    """A packed data set. Copies sent to other processes open the files anew there.
+
+    Args:
+        root: The packed folder.
+
+    Raises:
+        DataError: If ``root`` is no packed folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.manifest = read_manifest(root)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.root = state["root"]
+        self.manifest = read_manifest(self.root)
+
+    def __len__(self) -> int:
+        """Return the number of candidates."""
+        return len(self._candidates)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have queries."""
+        return tuple(self.manifest["tasks"])
+
+    @cached_property
+    def candidate_ids(self) -> npt.NDArray[np.bytes_]:
+        """Ids of all candidates as ASCII bytes, ``(N,)``; see also :meth:`candidate_id`."""
+        return self._candidates.ids
+
+    @cached_property
+    def candidate_modalities(self) -> Codes:
+        """Modality codes of all candidates, ``(N,)``."""
+        return self._candidates.column("modality", np.uint8)
+
+    @cached_property
+    def candidate_keys(self) -> Ints:
+        """Content keys of all candidates, ``(N,)``: equal iff text and image bytes are; never 0."""
+        return self._candidates.column("key", np.int64)
+
+    @cached_property
+    def pools(self) -> Mapping[str, Ints]:
+        """Rows of each pool's candidates, in the order of its file."""
+        return {name: self.array(f"pools/{name}.npy") for name in self.manifest["counts"]["candidates"]}
+
+    def pool_digest(self, name: str) -> str:
+        """Return a hex digest of a pool's rows, to recognise files computed from it.
+
+        Raises:
+            DataError: If there is no such pool.
+        """
+        entry = self.manifest["arrays"].get(f"pools/{name}.npy")
+        if entry is None:
+            raise DataError(f"{self.root}: has no pool {name!r}; there are {', '.join(self.pools)}")
+        tables = [shard["index"] for shard in self.manifest["shards"]["candidates"]]
+        return blake2b("\n".join([entry["digest"], *tables]).encode(), digest_size=16).hexdigest()
+
+    def candidate_id(self, row: int) -> str:
+        """Return the id of the candidate at ``row``."""
+        return key_id(int(self._numbers[row]))
+
+    def candidate_row(self, id_: str) -> int:
+        """Return the row of a candidate.
+
+        Raises:
+            DataError: If there is no such candidate.
+        """
+        ids, rows = self._lookup
+        place = int(np.searchsorted(ids, key := id_key(id_)))
+        if place == len(ids) or ids[place] != key:
+            raise DataError(f"{self.root}: has no candidate {id_!r}; pack the data set that has it")
+        return int(rows[place])
+
+    def candidate(self, row: int) -> Candidate:
+        """Read a candidate and decode its image.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        text = self.candidate_record(row).text
+        return Candidate(Content(text, self.image(int(self._candidate_images[row]))))
+
+    def candidate_record(self, row: int) -> CandidateRecord:
+        """Read a candidate without its image.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        fields = json.loads(self._candidates.read(row))
+        return CandidateRecord(fields["id"], fields["text"], fields["image"], Modality(fields["modality"]))
+
+    def image(self, row: int) -> Image.Image | None:
+        """Decode the image at a row of the image table; ``None`` for row -1.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        return None if row < 0 else decode_image(self._images.read(row))
+
+    def queries(self, split: str) -> QuerySet:
+        """Return the queries of a split.
+
+        Raises:
+            DataError: If the split has none.
+        """
+        return QuerySet(self, split)
+
+    def table(self, name: str) -> ShardTable:
+        """Open the shards under ``candidates``, ``images`` or ``queries/<split>``."""
+        return ShardTable(self.root / name, [shard["name"] for shard in self.manifest["shards"][name]])
+
+    def array(self, name: str) -> Column:
+        """Map an array file of the packed folder.
+
+        Raises:
+            DataError: If the file is missing or damaged.
+        """
+        path = self.root / name
+        try:
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); pack the data again") from None
+
+    @cached_property
+    def _candidates(self) -> ShardTable:
+        return self.table("candidates")
+
+    @cached_property
+    def _images(self) -> ShardTable:
+        return self.table("images")
+
+    @cached_property
+    def _numbers(self) -> Ints:
+        return self._candidates.column("id", np.int64)
+
+    @cached_property
+    def _candidate_images(self) -> Ints:
+        return self._candidates.column("image", np.int64)
+
+    @cached_property
+    def _lookup(self) -> tuple[Ints, Ints]:
+        rows = np.argsort(self._numbers, kind="stable")
+        return self._numbers[rows], rows
+
+
+class QuerySet:
+    """The queries of one split, by row.
+
+    Args:
+        corpus: The packed data set.
+        split: One of its splits.
+
+    Raises:
+        DataError: If the split has no queries.
+    """
+
+    def __init__(self, corpus: PackedCorpus, split: str) -> None:
+        if split not in corpus.splits:
+            raise DataError(
+                f"{corpus.root}: has no queries of split {split!r}; there are {', '.join(corpus.splits)}"
+            )
+        self.corpus = corpus
+        self.split = split
+        self.tasks: tuple[str, ...] = tuple(corpus.manifest["tasks"][split])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"corpus": self.corpus, "split": self.split, "tasks": self.tasks}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @cached_property
+    def ids(self) -> npt.NDArray[np.str_]:
+        """Ids of all queries, ``(N,)``."""
+        return self._table.ids.astype(str)
+
+    @cached_property
+    def task_of(self) -> npt.NDArray[np.int32]:
+        """Position in :attr:`tasks` of each query's task, ``(N,)``."""
+        return self._table.column("task", np.int32)
+
+    @cached_property
+    def modalities(self) -> Codes:
+        """Modality codes of the queries, ``(N,)``."""
+        return self._table.column("modality", np.uint8)
+
+    @cached_property
+    def target_modality(self) -> Codes:
+        """Modality code of each query's first positive, ``(N,)``."""
+        return self._table.column("target", np.uint8)
+
+    @cached_property
+    def keys(self) -> Ints:
+        """Content keys of the queries, ``(N,)``, comparable with the candidates' keys."""
+        return self._table.column("key", np.int64)
+
+    @cached_property
+    def copies(self) -> npt.NDArray[np.int32]:
+        """How often each query stands in the source, ``(N,)``: once except in an up-sampled mixture."""
+        return self._array("copies")
+
+    def positives(self, row: int) -> Ints:
+        """Return the candidate rows of a query's known positives."""
+        return self._positives[self._starts[row] : self._starts[row + 1]]
+
+    def record(self, row: int) -> QueryRecord:
+        """Read a query without its image.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        fields = json.loads(self._table.read(row))
+        return QueryRecord(
+            id=fields["id"],
+            text=fields["text"],
+            image=fields["image"],
+            modality=Modality(fields["modality"]),
+            positives=tuple(fields["positives"]),
+            negatives=tuple(fields["negatives"]),
+            dataset=fields["dataset"],
+            task_id=fields["task_id"],
+            instructions=tuple(self.corpus.manifest["instructions"][fields["instruction"]]["prompts"]),
+        )
+
+    def content(self, row: int) -> Content:
+        """Read a query's text and decode its image.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        return Content(json.loads(self._table.read(row))["text"], self.corpus.image(int(self._images[row])))
+
+    def query(self, row: int, instruction: str | None) -> Query:
+        """Read a query, to be asked with ``instruction``.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        return Query(self.content(row), instruction)
+
+    def local_pool(self, task: str) -> str | None:
+        """Return the name of a task's own pool, or ``None`` if the data set has none for it."""
+        names = (f"local_{task}_{self.split}", f"local_{task}")
+        return next((name for name in names if name in self.corpus.pools), None)
+
+    @cached_property
+    def _table(self) -> ShardTable:
+        return self.corpus.table(f"queries/{self.split}")
+
+    @cached_property
+    def _images(self) -> Ints:
+        return self._table.column("image", np.int64)
+
+    @cached_property
+    def _starts(self) -> Ints:
+        return self._array("positive_starts")
+
+    @cached_property
+    def _positives(self) -> Ints:
+        return self._array("positives")
+
+    def _array(self, name: str) -> Column:
+        return self.corpus.array(f"queries/{self.split}/{name}.npy")

@@ -1,0 +1,39 @@
+"""The ``mmretrieval`` command; its sub-commands are the functions in the neighbouring files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import auto_cli
+
+from data_modules.formats.records import DataError
+from mmretrieval.tools import data
+
+COMMANDS: dict[str, Any] = {
+    "data": {
+        "_help": "Make, pack, check and count data sets.",
+        "pack": data.pack,
+        "verify": data.verify,
+        "stats": data.stats,
+        "synthetic": data.synthetic,
+    },
+}
+"""Sub-commands: names to functions, whose annotations and docstrings make the arguments and their help."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: The words after the command's name; those of this process if ``None``.
+
+    Raises:
+        SystemExit: With status 2 after one line on stderr for bad data or arguments, with 1 for found damage.
+    """
+    try:
+        auto_cli(COMMANDS, args=None if args is None else list(args), prog="mmretrieval")
+    except DataError as error:
+        print(f"mmretrieval: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
