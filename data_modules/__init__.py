@@ -1,1 +1,26 @@
 """Data sets, shards and the Lightning DataModules that stream them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_modules.embedded import EmbeddedDataModule
+    from data_modules.mbeir import MBEIRDataModule
+    from data_modules.retrieval import RetrievalDataModule
+
+__all__ = ["EmbeddedDataModule", "MBEIRDataModule", "RetrievalDataModule"]
+
+_MODULES = {
+    "EmbeddedDataModule": "data_modules.embedded",
+    "MBEIRDataModule": "data_modules.mbeir",
+    "RetrievalDataModule": "data_modules.retrieval",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a DataModule when it is asked for: the readers and writers here need no torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

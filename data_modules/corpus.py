@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data_modules.formats.records import CandidateRecord, DataError, QueryRecord, id_key, key_id
+from data_modules.formats.records import CandidateRecord, DataError, QueryRecord, dataset_id, id_key, key_id
 from data_modules.shards import Column, Ints, ShardTable
-from mmretrieval.content import Candidate, Content, Modality, Query
+from mmretrieval.content import MODALITIES, Candidate, Content, Modality, Query
 
 MANIFEST = "manifest.json"
 FORMAT = "mmretrieval-packed"
@@ -138,6 +138,17 @@ class PackedCorpus:
     def candidate_keys(self) -> Ints:
         """Content keys of all candidates, ``(N,)``: equal iff text and image bytes are; never 0."""
         return self._candidates.column("key", np.int64)
+
+    @property
+    def candidate_sizes(self) -> Ints:
+        """Bytes of all candidates' records, ``(N,)``: how long their texts are, without reading them."""
+        return _sizes(self._candidates)
+
+    @cached_property
+    def prompts(self) -> Mapping[tuple[int | str, ...], tuple[str, ...]]:
+        """Instructions by data set number, query modality and target modality."""
+        names = "dataset_id", "query_modality", "candidate_modality"
+        return {tuple(e[n] for n in names): tuple(e["prompts"]) for e in self.manifest["instructions"]}
 
     @cached_property
     def pools(self) -> Mapping[str, Ints]:
@@ -300,6 +311,16 @@ class QuerySet:
         """How often each query stands in the source, ``(N,)``: once except in an up-sampled mixture."""
         return self._array("copies")
 
+    @property
+    def sizes(self) -> Ints:
+        """Bytes of the queries' records, ``(N,)``: how long their texts are, without reading them."""
+        return _sizes(self._table)
+
+    def instructions(self, row: int) -> tuple[str, ...]:
+        """Return the instructions that a query can be asked with, without reading its record."""
+        modality, target = MODALITIES[self.modalities[row]], MODALITIES[self.target_modality[row]]
+        return self.corpus.prompts[dataset_id(str(self.ids[row])), modality, target]
+
     def positives(self, row: int) -> Ints:
         """Return the candidate rows of a query's known positives."""
         return self._positives[self._starts[row] : self._starts[row + 1]]
@@ -339,6 +360,16 @@ class QuerySet:
         """
         return Query(self.content(row), instruction)
 
+    def asked(self, row: int, instruction: int) -> Query:
+        """Read a query, to be asked with the instruction at a position in :meth:`instructions`.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        fields = json.loads(self._table.read(row))
+        prompts = self.corpus.manifest["instructions"][fields["instruction"]]["prompts"]
+        return Query(Content(fields["text"], self.corpus.image(int(self._images[row]))), prompts[instruction])
+
     def local_pool(self, task: str) -> str | None:
         """Return the name of a task's own pool, or ``None`` if the data set has none for it."""
         names = (f"local_{task}_{self.split}", f"local_{task}")
@@ -362,3 +393,7 @@ class QuerySet:
 
     def _array(self, name: str) -> Column:
         return self.corpus.array(f"queries/{self.split}/{name}.npy")
+
+
+def _sizes(table: ShardTable) -> Ints:
+    return np.concatenate([np.empty(0, np.int64), *(shard.index.sizes for shard in table.shards)])

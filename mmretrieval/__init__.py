@@ -1,1 +1,51 @@
-"""A universal multimodal retriever: train, evaluate and use it."""
+"""Train, evaluate and use a universal multimodal retriever."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmretrieval.content import Candidate, Content, Modality, Query
+    from mmretrieval.encoder.backbone import LoRA
+    from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+    from mmretrieval.loss import InfoNCE
+    from mmretrieval.module import UniversalRetriever
+    from mmretrieval.pretraining import GenerativePretraining
+    from mmretrieval.retriever import Retriever
+    from mmretrieval.schedules import WarmupCosine
+
+__all__ = [
+    "Candidate",
+    "Content",
+    "GenerativePretraining",
+    "InfoNCE",
+    "LoRA",
+    "MLLMEncoder",
+    "Modality",
+    "Query",
+    "Retriever",
+    "UniversalRetriever",
+    "WarmupCosine",
+]
+
+_MODULES = {
+    "Candidate": "mmretrieval.content",
+    "Content": "mmretrieval.content",
+    "GenerativePretraining": "mmretrieval.pretraining",
+    "InfoNCE": "mmretrieval.loss",
+    "LoRA": "mmretrieval.encoder.backbone",
+    "MLLMEncoder": "mmretrieval.encoder.mllm_encoder",
+    "Modality": "mmretrieval.content",
+    "Query": "mmretrieval.content",
+    "Retriever": "mmretrieval.retriever",
+    "UniversalRetriever": "mmretrieval.module",
+    "WarmupCosine": "mmretrieval.schedules",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is asked for: the data tools here need no torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

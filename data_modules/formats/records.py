@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmretrieval.content import Modality
+from mmretrieval.errors import UserError
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 """The splits a data set can have, in the order in which they are listed everywhere."""
@@ -16,7 +17,7 @@ _ID = re.compile(r"(0|[1-9][0-9]{0,5}):(0|[1-9][0-9]{0,11})")
 _NUMBER_BITS = 40
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used: the message says what was found, where (file, line, key) and what to do."""
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "ring", "moon", "hexagon")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "black", "brown")
@@ -105,8 +105,8 @@ _VALUES: dict[str, Sequence[str] | Sequence[int]] = {
 
 def change_group(group: Group, attribute: Attribute, rng: random.Random) -> Group:
     """Return the group with another value of ``attribute``."""
-    value = other(_VALUES[attribute], getattr(group, attribute), rng)
-    return dataclasses.replace(group, **{attribute: value})
+    changed: dict[str, Any] = {attribute: other(_VALUES[attribute], getattr(group, attribute), rng)}
+    return dataclasses.replace(group, **changed)
 
 
 class SceneSampler:
@@ -114,8 +114,8 @@ class SceneSampler:
 
     Args:
         rng: Source of randomness; equal generators give equal scenes.
-        held_out: Whether scenes show held-out pairs: ``False`` never (training), ``True`` in every second scene
-            on average (test).
+        held_out: Whether scenes show held-out pairs: ``False`` never (training), ``True`` in about every
+            second scene (test).
     """
 
     def __init__(self, rng: random.Random, *, held_out: bool) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mmretrieval.errors import UserError
 from mmretrieval.mining.modality_aware import MinedNegatives, NegativeKind
 
 FORMAT_VERSION = 1
@@ -31,11 +32,11 @@ _DTYPES = {
 }
 
 
-class StaleNegativesError(ValueError):
+class StaleNegativesError(UserError):
     """A file of mined negatives belongs to other weights, another pool, or other queries."""
 
 
-class DamagedNegativesError(ValueError):
+class DamagedNegativesError(UserError):
     """A file is no complete file of mined negatives."""
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from data_modules.formats.mbeir import MBEIRWriter
 from data_modules.formats.records import CandidateRecord, InstructionRecord, QueryRecord
+from data_modules.packing import pack
 from mmretrieval.content import Modality
 
 TEXT, IMAGE, BOTH = Modality.TEXT, Modality.IMAGE, Modality.IMAGE_TEXT
@@ -110,3 +112,43 @@ def data(tmp_path: Path) -> Data:
 def known() -> SimpleNamespace:
     """What :func:`write` writes, and helpers to make more."""
     return SimpleNamespace(**{name: value for name, value in globals().items() if not name.startswith("_")})
+
+
+TASK_SIZES = {"alpha_task1": 30, "alpha_task0": 6, "beta_x_task1": 12}
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed folder with ``TASK_SIZES`` training queries, each with two positives of its own."""
+    root = tmp_path_factory.mktemp("mixture")
+    queries, candidates = [], []
+    for task, size in TASK_SIZES.items():
+        dataset, task_id, number = task[: -len("_task0")], int(task[-1]), {"alpha": 3, "beta_x": 7}[task[:-6]]
+        for n in range(size):
+            place = 1 + n + 100 * task_id
+            image = {"image": "pics/red.png", "modality": IMAGE, "text": None}
+            fields = (
+                image if task_id == 0 else {"image": None, "modality": TEXT, "text": "word " * (n % 7 + 1)}
+            )
+            ids = (f"{number}:{place}", f"{number}:{place + 1000}")
+            candidates += [
+                CandidateRecord(ids[0], **fields),
+                CandidateRecord(ids[1], f"also {ids[0]}", None, TEXT),
+            ]
+            queries.append(query(f"{number}:{place}", ids, task_id, dataset=dataset))
+    with MBEIRWriter(root / "data") as writer:
+        writer.write_instructions(INSTRUCTIONS)
+        writer.write_queries("train", queries)
+        writer.write_queries("test", queries[:5])
+        for pool in ("global_train", "global_test"):
+            writer.write_pool(pool, candidates)
+        writer.write_image("pics/red.png", png("red"))
+    pack(root / "data", root / "packed", progress=False)
+    return root / "packed"
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module :mod:`fakes`, importable by name in workers too."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    return importlib.import_module("fakes")

@@ -1,0 +1,260 @@
+"""Pictures of what is found: a few fixed queries of each task with their best candidates."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from typing_extensions import override
+
+from callbacks.embedding import data_of, is_dry_run
+from callbacks.retrieval_evaluation import GLOBAL, LOCAL, EvaluationRound, RetrievalEvaluation
+from data_modules.atomic import staged_file
+from data_modules.corpus import QuerySet
+from mmretrieval.content import Content, Query
+from mmretrieval.metrics.evaluation import Ranking
+
+WRONG_MODALITY = "wrong modality"
+_GREEN, _RED, _GREY = "#2a9d3a", "#d62728", "#888888"
+_PIXELS = 224  # the longer side of a picture as it is drawn
+_LINE, _LINES, _CAPTION_LINES = 24, 11, 3  # characters a line, lines of a text, lines below a picture
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A candidate that was found.
+
+    Args:
+        content: What it is.
+        score: Its search score.
+        relevant: Whether it is a known positive of the query.
+        asked_modality: Whether its modality is the one that the query asks for.
+    """
+
+    content: Content
+    score: float
+    relevant: bool
+    asked_modality: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A query and what was found, best first.
+
+    Args:
+        query: With the instruction it was asked with.
+        hits: Possibly fewer than others have.
+    """
+
+    query: Query
+    hits: tuple[Hit, ...]
+
+
+class RetrievalGallery(Callback):
+    """Shows what fixed queries find after each round of :class:`~callbacks.RetrievalEvaluation`.
+
+    Each task has one picture: a row per query, at the left what was asked, then the top of the global pool
+    (of the task's own where there is no global one). Relevant candidates have a green frame and others a red
+    one; those that are not of the asked modality are marked. On rank 0, pictures go to TensorBoard as
+    ``gallery/<task>`` and replace ``<folder>/<task>.png``; under ``fast_dev_run`` no file is written.
+
+    Args:
+        n_queries_per_task: How many queries to show, at least 1; always the same, spread over the task's.
+        top_k: How many candidates of each, at least 1.
+        folder: Where pictures go, ``gallery`` in the trainer's ``default_root_dir`` by default.
+
+    Raises:
+        ValueError: If a number is less than 1.
+        MisconfigurationException: From ``setup``, if no :class:`~callbacks.RetrievalEvaluation` is listed
+            before this callback.
+    """
+
+    def __init__(self, n_queries_per_task: int = 1, top_k: int = 5, folder: Path | None = None) -> None:
+        super().__init__()
+        if min(n_queries_per_task, top_k) < 1:
+            raise ValueError(
+                f"n_queries_per_task and top_k must be at least 1, found {n_queries_per_task} and {top_k}."
+            )
+        self.n_queries_per_task, self.top_k, self.folder = n_queries_per_task, top_k, folder
+        self._shown: EvaluationRound | None = None
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "predict":
+            self._evaluation(trainer)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show(trainer)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show(trainer)
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show(trainer)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show(trainer)
+
+    def output_folder(self, trainer: Trainer) -> Path:
+        """Where pictures go."""
+        return self.folder if self.folder is not None else Path(trainer.default_root_dir, "gallery")
+
+    def _evaluation(self, trainer: Trainer) -> RetrievalEvaluation:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        before = callbacks[: callbacks.index(self)]
+        found = [callback for callback in before if isinstance(callback, RetrievalEvaluation)]
+        if not found:
+            raise MisconfigurationException(
+                "RetrievalGallery shows what RetrievalEvaluation has found: list callbacks."
+                "RetrievalEvaluation before callbacks.RetrievalGallery in the trainer's callbacks."
+            )
+        return found[-1]
+
+    def _show(self, trainer: Trainer) -> None:
+        """Draw the last round, once."""
+        evaluation = self._evaluation(trainer)
+        if evaluation.latest is self._shown:
+            return
+        self._shown = evaluation.latest
+        if not trainer.is_global_zero:
+            return
+        queries = data_of(trainer).queries(evaluation.split)
+        for task, ranking in evaluation.rankings.get(GLOBAL, evaluation.rankings.get(LOCAL, {})).items():
+            found = found_by(queries, ranking, n_queries=self.n_queries_per_task, top_k=self.top_k)
+            if found:
+                title = f"{task} · step {trainer.global_step}"
+                self._record(trainer, task, rendered(draw_gallery(title, found)))
+
+    def _record(self, trainer: Trainer, task: str, picture: NDArray[np.uint8]) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(
+                    f"gallery/{task}", picture, trainer.global_step, dataformats="HWC"
+                )
+        if not is_dry_run(trainer):
+            with staged_file(self.output_folder(trainer) / f"{task}.png") as path:
+                Image.fromarray(picture).save(path, format="PNG")
+
+
+def found_by(queries: QuerySet, ranking: Ranking, *, n_queries: int, top_k: int) -> list[Found]:
+    """Read some queries and what they found.
+
+    Args:
+        queries: The queries of the ranking's split.
+        ranking: Ranked lists of one task.
+        n_queries: How many queries, spread evenly over the ranking; fewer if it has fewer.
+        top_k: How many candidates of each at most.
+
+    Raises:
+        DataError: If a shard is damaged.
+    """
+    count = len(ranking.queries)
+    places = np.unique(np.linspace(0, count - 1, min(n_queries, count)).round().astype(int))
+    return [
+        _found(queries, int(ranking.queries[at]), ranking.rows[at, :top_k], ranking.scores[at])
+        for at in places
+    ]
+
+
+def draw_gallery(title: str, found: Sequence[Found]) -> Figure:
+    """Draw queries, one a row, with what they found.
+
+    Args:
+        title: What stands above.
+        found: At least one query.
+    """
+    columns = 1 + max(len(row.hits) for row in found)
+    figure = Figure(figsize=(2.1 * columns, 0.4 + 2.7 * len(found)), dpi=100, layout="constrained")
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    axes = figure.subplots(len(found), columns, squeeze=False)
+    for row, cells in zip(found, axes, strict=True):
+        _draw_content(cells[0], row.query.content, row.query.instruction or "")
+        _draw_frame(cells[0], "query", _GREY)
+        for rank, (hit, cell) in enumerate(zip(row.hits, cells[1:], strict=False), start=1):
+            _draw_content(cell, hit.content)
+            mark = "" if hit.asked_modality else f"\n{WRONG_MODALITY}"
+            _draw_frame(cell, f"{rank} · {hit.score:.3f}{mark}", _GREEN if hit.relevant else _RED)
+        for cell in cells[1 + len(row.hits) :]:
+            cell.set_axis_off()
+    return figure
+
+
+def rendered(figure: Figure) -> NDArray[np.uint8]:
+    """Render a figure without any display.
+
+    Shape:
+        - output: ``(H, W, 3)``.
+    """
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as boxes
+        canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()  # type: ignore[no-untyped-call]
+
+
+def _found(queries: QuerySet, query: int, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Found:
+    corpus, positives = queries.corpus, set(queries.positives(query).tolist())
+    target = int(queries.target_modality[query])
+    hits = [
+        Hit(
+            corpus.candidate(row).content,
+            float(score),
+            relevant=row in positives,
+            asked_modality=int(corpus.candidate_modalities[row]) == target,
+        )
+        for row, score in zip(rows.tolist(), scores, strict=False)
+        if row >= 0
+    ]
+    # The fixed instruction of evaluation is the first one.
+    return Found(queries.query(query, queries.record(query).instructions[0]), tuple(hits))
+
+
+def _draw_content(cell: Axes, content: Content, instruction: str = "") -> None:
+    """Draw a picture with its text below, or a text alone; an instruction stands in brackets before it."""
+    told = [f"[{instruction}]"] if instruction else []
+    text = "\n".join(_wrapped(part) for part in (*told, content.text or "") if part)
+    if content.image is None:
+        shown = _shortened(text, _LINES)
+        cell.text(0.5, 0.5, shown, ha="center", va="center", fontsize=7, parse_math=False)
+        cell.set_xlim(0, 1)
+        cell.set_ylim(0, 1)
+        return
+    image = content.image.convert("RGB")
+    image.thumbnail((_PIXELS, _PIXELS))
+    cell.imshow(np.asarray(image))
+    lines = _CAPTION_LINES + 2 * bool(instruction)
+    cell.set_xlabel(_shortened(text, lines), fontsize=7, parse_math=False)
+
+
+def _draw_frame(cell: Axes, title: str, color: str) -> None:
+    cell.set_title(title, fontsize=8, color=color, parse_math=False)
+    cell.set_xticks([])
+    cell.set_yticks([])
+    for spine in cell.spines.values():
+        spine.set_color(color)
+        spine.set_linewidth(3)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _LINE)
+
+
+def _shortened(text: str, lines: int) -> str:
+    parts = text.split("\n")
+    return text if len(parts) <= lines else "\n".join([*parts[: lines - 1], "…"])

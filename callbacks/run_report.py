@@ -1,0 +1,285 @@
+"""What a run achieved: a table in the terminal, and a report to keep."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from typing_extensions import override
+
+from callbacks.embedding import is_dry_run
+from callbacks.hard_negative_mining import HardNegativeMining, MiningRound
+from callbacks.retrieval_evaluation import RetrievalEvaluation
+from data_modules.atomic import staged_file
+from mmretrieval.metrics.evaluation import AVERAGE, GLOBAL, LOCAL, MODALITY_ACCURACY, EvaluationRound
+
+_SHOWN_ROUNDS = 4  # in a cell of the terminal's table
+_WIDTH = 400  # columns at most where the output is no terminal, so that no row is broken
+_PACKAGES = (
+    "mmretrieval",
+    "torch",
+    "lightning",
+    "transformers",
+    "peft",
+    "torchmetrics",
+    "faiss-gpu",
+    "faiss-cpu",
+    "numpy",
+)
+Column = tuple[str, str, str]
+"""Heading, pool, name of the measure."""
+
+
+class RunReport(Callback):
+    """Shows a summary when a fit ends, and writes ``report.md`` with ``curves.png``.
+
+    Reads :class:`~callbacks.RetrievalEvaluation` and, if there is one, :class:`~callbacks.HardNegativeMining`
+    of the same trainer. Under ``fast_dev_run`` no file is written.
+
+    Args:
+        folder: Where to write, beside the evaluation's ``metrics.json`` by default.
+
+    Raises:
+        MisconfigurationException: From ``setup``, if the trainer has no RetrievalEvaluation.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__()
+        self.folder = folder
+        self._started = time.perf_counter()
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._started = time.perf_counter()
+        _evaluation_of(trainer)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluation = _evaluation_of(trainer)
+        if not trainer.is_global_zero or not evaluation.history:
+            return
+        _console().print(summary_table(evaluation))
+        if is_dry_run(trainer):
+            return
+        folder = self.folder if self.folder is not None else evaluation.output_folder(trainer)
+        with staged_file(folder / "curves.png") as path:
+            curves(evaluation).savefig(path, format="png", dpi=120)
+        with staged_file(folder / "report.md") as path:
+            path.write_text(self._text(trainer, pl_module, evaluation), "utf-8")
+        trainer.print(f"Report: {folder / 'report.md'}")
+
+    def _text(self, trainer: Trainer, module: LightningModule, evaluation: RetrievalEvaluation) -> str:
+        rounds, mining = evaluation.history, _mining_of(trainer)
+        seconds = time.perf_counter() - self._started
+        names = [_name(done) for done in rounds]
+        parts = [
+            f"# {Path(trainer.default_root_dir).name}",
+            f"{type(module).__name__}, {trainer.global_step:,} steps, {_duration(seconds)} in all. Values "
+            f"are percentages of the {evaluation.split} queries: {' → '.join(names)}.",
+            "![Averages over steps](curves.png)",
+            "## Tasks",
+            _markdown(["task", *(heading for heading, _, _ in _columns(evaluation))], _rows(evaluation)),
+            "## Averages",
+            _markdown(*_averages(rounds)),
+            "## Mined negatives",
+            _markdown(*_mined(mining.reports)) if mining and mining.reports else "None were mined.",
+            "## Settings",
+            _markdown(["setting", "value"], _settings(trainer, module, evaluation, mining)),
+            "## Environment",
+            _markdown(["part", "version"], [*_environment(trainer), ("wall time", _duration(seconds))]),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+
+def summary_table(evaluation: RetrievalEvaluation) -> Table:
+    """The table for the terminal: a task a row, and the rounds within a cell, in percent.
+
+    Args:
+        evaluation: With at least one round in its history.
+    """
+    names = " → ".join(_shortened([_name(done) for done in evaluation.history]))
+    table = Table(title=f"Retrieval on {evaluation.split}, in percent: {names}")
+    table.add_column("task", no_wrap=True)
+    for heading, _, _ in _columns(evaluation):
+        table.add_column(heading, justify="right")
+    *tasks, average = _rows(evaluation, limit=True)
+    for row in tasks:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*average, style="bold")
+    return table
+
+
+def curves(evaluation: RetrievalEvaluation) -> Figure:
+    """The averages of the headline and of modality accuracy over optimizer steps.
+
+    Args:
+        evaluation: With at least one round in its history.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    lines = ((GLOBAL, evaluation.headline), (LOCAL, evaluation.headline), (GLOBAL, MODALITY_ACCURACY))
+    for pool, name in lines:
+        points = [(done.step, done.value(pool, AVERAGE, name)) for done in evaluation.history]
+        known = [(step, 100 * value) for step, value in points if value is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), marker="o", label=f"{pool} {name}")
+    axes.set(xlabel="optimizer steps", ylabel="average over tasks, %", ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def _evaluation_of(trainer: Trainer) -> RetrievalEvaluation:
+    found = [callback for callback in _callbacks(trainer) if isinstance(callback, RetrievalEvaluation)]
+    if not found:
+        raise MisconfigurationException(
+            "RunReport reports what callbacks.RetrievalEvaluation measures, and the trainer has none: add it "
+            "to trainer.callbacks, or leave RunReport out."
+        )
+    return found[0]
+
+
+def _mining_of(trainer: Trainer) -> HardNegativeMining | None:
+    found = (callback for callback in _callbacks(trainer) if isinstance(callback, HardNegativeMining))
+    return next(found, None)
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = getattr(trainer, "callbacks", [])  # an attribute that Trainer sets untyped
+    return callbacks
+
+
+def _columns(evaluation: RetrievalEvaluation) -> list[Column]:
+    names = [*(f"hit@{k}" for k in evaluation.ks), MODALITY_ACCURACY]
+    columns = [(f"{GLOBAL} {name}", GLOBAL, name) for name in names]
+    return [*columns, (f"{LOCAL} {evaluation.headline}", LOCAL, evaluation.headline)]
+
+
+def _rows(evaluation: RetrievalEvaluation, *, limit: bool = False) -> list[list[str]]:
+    """A row of cells for each task and, last, the average."""
+    rounds = evaluation.history
+    tables = [table for done in rounds for table in done.metrics.values()]
+    tasks = [task for task in dict.fromkeys(task for table in tables for task in table) if task != AVERAGE]
+    rows = []
+    for task in [*tasks, AVERAGE]:
+        cells = [
+            [_percent(done.value(pool, task, n)) for done in rounds] for _, pool, n in _columns(evaluation)
+        ]
+        rows.append([task, *(" → ".join(_shortened(cell) if limit else cell) for cell in cells)])
+    return rows
+
+
+def _shortened(values: list[str]) -> list[str]:
+    """The first and the last values, where all of them would be too wide."""
+    if len(values) <= _SHOWN_ROUNDS:
+        return values
+    return [values[0], "…", *values[-(_SHOWN_ROUNDS - 2) :]]
+
+
+def _averages(rounds: list[EvaluationRound]) -> tuple[list[str], list[list[str]]]:
+    names = [(pool, name) for pool, table in rounds[-1].metrics.items() for name in table[AVERAGE]]
+    rows = [
+        [
+            _name(done),
+            str(done.step),
+            *(_percent(done.value(pool, AVERAGE, name)) for pool, name in names),
+            _duration(done.seconds),
+        ]
+        for done in rounds
+    ]
+    return ["after", "step", *(f"{pool} {name}" for pool, name in names), "evaluation took"], rows
+
+
+def _mined(rounds: list[MiningRound]) -> tuple[list[str], list[list[str]]]:
+    """A column for each round, as there are many figures and few rounds."""
+    columns = [mined.scalars() for mined in rounds]
+    rows = [
+        [
+            name.removeprefix("mining/"),
+            *(f"{column[name]:,.4g}" if column[name] % 1 else f"{column[name]:,.0f}" for column in columns),
+        ]
+        for name in columns[0]
+    ]
+    return ["figure", *(f"round {mined.round}, step {mined.step}" for mined in rounds)], rows
+
+
+def _settings(
+    trainer: Trainer,
+    module: LightningModule,
+    evaluation: RetrievalEvaluation,
+    mining: HardNegativeMining | None,
+) -> Iterator[tuple[str, str]]:
+    """What the run was configured with, as far as it is known by name."""
+    for name in ("max_epochs", "max_steps", "precision", "world_size", "accumulate_grad_batches"):
+        yield f"trainer.{name}", str(getattr(trainer, name))
+    yield from _flat("model", module.hparams)
+    yield from _flat("data", getattr(getattr(trainer, "datamodule", None), "hparams", {}))
+    for name in ("split", "ks", "ndcg_k", "depth"):
+        yield f"evaluation.{name}", str(getattr(evaluation, name))
+    if mining is not None:
+        yield from _flat("mining", {**asdict(mining.settings), "every_n_epochs": mining.every_n_epochs})
+
+
+def _flat(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if name.startswith("_"):  # Lightning's own notes
+            continue
+        if hasattr(value, "items"):
+            yield from _flat(f"{prefix}.{name}", dict(value.items()))
+        elif value is None or isinstance(value, str | int | float | Path | Sequence):
+            yield f"{prefix}.{name}", str(value)
+        else:
+            yield f"{prefix}.{name}", type(value).__name__
+
+
+def _environment(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    yield "python", platform.python_version()
+    for package in _PACKAGES:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            continue  # one of the two FAISS packages, or a source tree that is not installed
+    yield "system", platform.platform()
+    yield "processors", str(os.cpu_count())
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    yield "device", f"{trainer.world_size} x {name}"
+
+
+def _markdown(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+def _name(done: EvaluationRound) -> str:
+    return "untrained" if done.untrained else f"epoch {done.epoch}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)

@@ -1,0 +1,200 @@
+"""Samples and batches, made in data-loading workers: read by row, decode, tokenise, pad.
+
+Datasets here keep nothing but a reference to the packed folder, and workers no state: what to read comes
+from a sampler in the main process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from data_modules.corpus import PackedCorpus, QuerySet
+from data_modules.mixture import TrainingItem
+from mmretrieval.batches import ContrastiveBatch, EncoderInputs, EncodingBatch
+from mmretrieval.content import Candidate, Query
+
+Ints = npt.NDArray[np.int64]
+
+
+class ContentProcessor(Protocol):
+    """What makes model inputs of contents; workers get a pickled copy."""
+
+    def queries(self, queries: Sequence[Query], /) -> EncoderInputs:
+        """Return the inputs of queries."""
+
+    def candidates(self, candidates: Sequence[Candidate], /) -> EncoderInputs:
+        """Return the inputs of candidates."""
+
+
+class TrainingSample(NamedTuple):
+    """A query and what it is compared with.
+
+    Args:
+        row: Row of the query.
+        query: The query with its instruction.
+        candidates: The labelled positive, then the mined negatives.
+        candidate_keys: Content key of each of ``candidates``.
+        positive_keys: Content keys of all known positives.
+    """
+
+    row: int
+    query: Query
+    candidates: tuple[Candidate, ...]
+    candidate_keys: tuple[int, ...]
+    positive_keys: tuple[int, ...]
+
+
+class TrainingDataset(Dataset[TrainingSample]):
+    """Reads what a :class:`~data_modules.mixture.TrainingItem` names; the first positive is the labelled one.
+
+    Args:
+        queries: The training queries.
+    """
+
+    def __init__(self, queries: QuerySet) -> None:
+        self.queries = queries
+
+    def __getitem__(self, item: TrainingItem) -> TrainingSample:
+        """Read and decode a sample.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        corpus = self.queries.corpus
+        positives = self.queries.positives(item.query)
+        rows = (int(positives[0]), *item.negatives)
+        return TrainingSample(
+            row=item.query,
+            query=self.queries.asked(item.query, item.instruction),
+            candidates=tuple(corpus.candidate(row) for row in rows),
+            candidate_keys=tuple(int(corpus.candidate_keys[row]) for row in rows),
+            positive_keys=tuple(dict.fromkeys(corpus.candidate_keys[positives].tolist())),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastiveCollate:
+    """Samples to a batch; candidates of equal content stay separate, the loss masks them by key.
+
+    Args:
+        processor: Makes the model inputs.
+    """
+
+    processor: ContentProcessor
+
+    def __call__(self, samples: Sequence[TrainingSample]) -> ContrastiveBatch:
+        """Return the batch: all positives in query order, then all mined negatives."""
+        order = [(number, 0) for number in range(len(samples))]
+        order += [(number, n) for number, s in enumerate(samples) for n in range(1, len(s.candidates))]
+        width = max(len(sample.positive_keys) for sample in samples)
+        positives = [s.positive_keys + (0,) * (width - len(s.positive_keys)) for s in samples]
+        return ContrastiveBatch(
+            queries=self.processor.queries([sample.query for sample in samples]),
+            candidates=self.processor.candidates([samples[q].candidates[n] for q, n in order]),
+            positive_columns=torch.arange(len(samples)),
+            candidate_keys=torch.tensor([samples[q].candidate_keys[n] for q, n in order]),
+            positive_keys=torch.tensor(positives),
+            negative_of=torch.tensor([q for q, _ in order[len(samples) :]], dtype=torch.int64),
+            query_rows=torch.tensor([sample.row for sample in samples]),
+        )
+
+
+class CandidateDataset(Dataset[tuple[int, Candidate]]):
+    """Candidates by row.
+
+    Args:
+        corpus: The packed data set.
+    """
+
+    def __init__(self, corpus: PackedCorpus) -> None:
+        self.corpus = corpus
+
+    def __getitem__(self, row: int) -> tuple[int, Candidate]:
+        """Read and decode a candidate.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        return row, self.corpus.candidate(row)
+
+
+class QueryDataset(Dataset[tuple[int, Query]]):
+    """Queries by row, each with its first instruction: evaluation must not depend on draws.
+
+    Args:
+        queries: The queries of a split.
+    """
+
+    def __init__(self, queries: QuerySet) -> None:
+        self.queries = queries
+
+    def __getitem__(self, row: int) -> tuple[int, Query]:
+        """Read and decode a query.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        return row, self.queries.asked(row, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateCollate:
+    """Candidates to a batch.
+
+    Args:
+        processor: Makes the model inputs.
+    """
+
+    processor: ContentProcessor
+
+    def __call__(self, samples: Sequence[tuple[int, Candidate]]) -> EncodingBatch:
+        """Return the batch."""
+        rows, candidates = zip(*samples, strict=True)
+        return EncodingBatch(self.processor.candidates(candidates), torch.tensor(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class QueryCollate:
+    """Queries to a batch.
+
+    Args:
+        processor: Makes the model inputs.
+    """
+
+    processor: ContentProcessor
+
+    def __call__(self, samples: Sequence[tuple[int, Query]]) -> EncodingBatch:
+        """Return the batch."""
+        rows, queries = zip(*samples, strict=True)
+        return EncodingBatch(self.processor.queries(queries), torch.tensor(rows))
+
+
+class SortedBatches(Sampler[list[int]]):
+    """Rows in batches of similar length, the longest first: what needs most memory fails at once or never.
+
+    Args:
+        rows: Rows to read, ``(N,)``; each comes exactly as often as it is named.
+        modalities: Modality code of each of ``rows``, ``(N,)``: contents with pictures have more tokens.
+        sizes: Bytes of each of ``rows``, ``(N,)``: a measure of length that needs no reading.
+        batch_size: Rows per batch, >= 1.
+    """
+
+    def __init__(self, rows: Ints, modalities: npt.NDArray[np.uint8], sizes: Ints, batch_size: int) -> None:
+        order = np.lexsort((sizes, modalities))[::-1]
+        self._rows, self._batch_size = np.asarray(rows)[order], batch_size
+
+    def __len__(self) -> int:
+        """Return the number of batches; the last one may be smaller."""
+        return -(-len(self._rows) // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the rows of each batch."""
+        for start in range(0, len(self._rows), self._batch_size):
+            yield self._rows[start : start + self._batch_size].tolist()

@@ -1,0 +1,341 @@
+"""Which sample comes next: tasks by weight, each task's queries in a new order per pass, exact positions.
+
+Everything is a pure function of (seed, epoch, position) and drawn for the *global* batch of all ranks, in the
+main process. So neither the number of workers nor, for an equal global batch, the number of ranks changes
+the stream, and training resumes in the middle of an epoch at exactly the next sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Sampler
+
+from data_modules.corpus import QuerySet
+from data_modules.formats.records import DataError
+from mmretrieval.mining import NegativeTable
+
+Ints = npt.NDArray[np.int64]
+Shares = npt.NDArray[np.float64]
+
+_EPOCH_DRAW, _PASS_DRAW = 0, 1  # keep the streams of random numbers apart
+
+
+class TrainingItem(NamedTuple):
+    """What a worker is asked to read.
+
+    Args:
+        query: Row of the query.
+        instruction: Which of the query's instructions it is asked with.
+        negatives: Candidate rows of its mined negatives; often one, empty before the first mining.
+    """
+
+    query: int
+    instruction: int
+    negatives: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureSettings:
+    """How tasks blend into batches.
+
+    Args:
+        batch_size: Queries per rank and step, >= 1.
+        seed: Of all draws, >= 0.
+        weights: Share of the samples that each task gets, >= 0 and normalised; all tasks are named. ``None``:
+            in proportion to their numbers of queries, copies of an up-sampled mixture counted.
+        homogeneous: Whether all queries of a global batch are of one task.
+        batches_per_epoch: Length of an epoch, >= 1; ``None``: as many global batches as the queries fill.
+        negatives_per_query: How many of a query's mined negatives a sample uses, >= 0, drawn in each epoch.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    batch_size: int
+    seed: int = 0
+    weights: Mapping[str, float] | None = None
+    homogeneous: bool = False
+    batches_per_epoch: int | None = None
+    negatives_per_query: int = 1
+
+    def __post_init__(self) -> None:
+        lowest = {"batch_size": 1, "seed": 0, "batches_per_epoch": 1, "negatives_per_query": 0}
+        for name, bound in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"{name} must be at least {bound}, found {value}.")
+
+
+def task_shares(tasks: Sequence[str], counts: Ints, weights: Mapping[str, float] | None) -> Shares:
+    """Return the share of the samples that each task gets; they sum to 1.
+
+    Args:
+        tasks: Names of the tasks.
+        counts: How many queries each has.
+        weights: As in :class:`MixtureSettings`.
+
+    Raises:
+        ValueError: If weights name an unknown task or leave one out, or are negative, infinite or all 0.
+    """
+    if weights is None:
+        return np.asarray(counts / counts.sum(), np.float64)
+    known = f"the data has {', '.join(tasks)}"
+    if unknown := sorted(weights.keys() - set(tasks)):
+        raise ValueError(f"weights name the unknown task {', '.join(unknown)}; {known}.")
+    if missing := [task for task in tasks if task not in weights]:
+        raise ValueError(f"weights leave out {', '.join(missing)}; give each task a weight, 0 to skip it.")
+    values = np.array([weights[task] for task in tasks], np.float64)
+    if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
+        raise ValueError(f"weights must be finite, not negative and not all 0, found {dict(weights)}.")
+    return np.asarray(values / values.sum(), np.float64)
+
+
+def apportion(total: int, shares: Shares) -> Ints:
+    """Divide ``total`` into whole numbers by Webster's method.
+
+    No part ever shrinks when ``total`` grows, so the parts of successive totals differ by what is drawn
+    between them: no task, however small, is rounded away for good.
+
+    Shape:
+        - shares: ``(T,)`` with sum 1, output: ``(T,)`` with sum ``total``.
+    """
+    surely = max(0.0, total - len(shares) / 2 - 1)  # rounding T parts moves the sum by T / 2 at most
+    counts = np.floor(surely * shares + 0.5).astype(np.int64)
+    there = np.flatnonzero(shares > 0)
+    for _ in range(total - int(counts.sum())):
+        counts[there[np.argmin((counts[there] + 0.5) / shares[there])]] += 1  # whose turn is next
+    return counts
+
+
+class _EpochPlan(NamedTuple):
+    epoch: int
+    tasks: Ints  # (batches, slots): the task of each slot; one slot stands for all in homogeneous batches
+    used: Ints  # (batches, tasks): samples of each task that earlier batches of all epochs have drawn
+
+
+class MixtureStream:
+    """Query rows of each global batch, as a pure function of (seed, epoch, position).
+
+    A task's queries come in a random order that is new in each pass; the passes run on over batches and
+    epochs, so that no query comes twice before all came once. Copies of one query are spread evenly over a
+    pass, and passes are joined such that a batch holds no query twice unless its task is too small.
+
+    Args:
+        task_of: Task number of each query, ``(N,)``.
+        copies: How often a pass shows each query, ``(N,)``.
+        shares: Share of each task, ``(T,)``.
+        global_batch: Queries per step over all ranks.
+        settings: Seed, homogeneity and epoch length.
+
+    Raises:
+        DataError: If a task with a share has no queries, or all queries do not fill one global batch.
+    """
+
+    def __init__(
+        self,
+        task_of: npt.NDArray[np.int32],
+        copies: npt.NDArray[np.int32],
+        shares: Shares,
+        global_batch: int,
+        settings: MixtureSettings,
+    ) -> None:
+        self.global_batch = global_batch
+        order = np.argsort(task_of, kind="stable")
+        self._rows_of = np.split(order, np.cumsum(np.bincount(task_of, minlength=len(shares)))[:-1])
+        self._copies, self._shares, self._settings = copies, shares, settings
+        self._sizes = np.array([copies[rows].sum() for rows in self._rows_of], np.int64)
+        if (empty := np.flatnonzero((shares > 0) & (self._sizes == 0))).size:
+            raise DataError(f"task {int(empty[0])} has a weight but no queries; set its weight to 0")
+        total = int(self._sizes.sum())
+        self._length = settings.batches_per_epoch or total // global_batch
+        if self._length == 0:
+            raise DataError(
+                f"{total} training queries do not fill one global batch of {global_batch}; "
+                "lower batch_size, or set batches_per_epoch to let queries repeat"
+            )
+        self._cached: _EpochPlan | None = None
+        self._orders: dict[int, tuple[int, Ints]] = {}  # task → its latest pass
+
+    def __len__(self) -> int:
+        """Return the number of global batches of an epoch."""
+        return self._length
+
+    @property
+    def fingerprint(self) -> str:
+        """A hex digest of all that decides the stream."""
+        settings = self._settings
+        facts = (settings.seed, settings.homogeneous, self.global_batch, self._length, self._shares.tolist())
+        digest = blake2b(repr((*facts, self._sizes.tolist())).encode(), digest_size=8)
+        return digest.hexdigest()
+
+    def batch(self, epoch: int, position: int) -> Ints:
+        """Return the query rows of a global batch, ``(global_batch,)``.
+
+        Args:
+            epoch: From 0.
+            position: Number of the batch in the epoch, from 0.
+        """
+        plan = self._plan(epoch)
+        tasks = np.broadcast_to(plan.tasks[position], (self.global_batch,))
+        rows = np.empty(self.global_batch, np.int64)
+        for task in np.unique(tasks):
+            places = np.flatnonzero(tasks == task)
+            rows[places] = self._take(int(task), int(plan.used[position, task]), len(places))
+        return rows
+
+    def _plan(self, epoch: int) -> _EpochPlan:
+        if self._cached is None or self._cached.epoch != epoch:
+            slots = 1 if self._settings.homogeneous else self.global_batch
+            units = self._length * slots
+            before = apportion(epoch * units, self._shares)
+            counts = apportion((epoch + 1) * units, self._shares) - before
+            tasks = np.repeat(np.arange(len(counts)), counts)
+            np.random.default_rng([self._settings.seed, _EPOCH_DRAW, epoch]).shuffle(tasks)
+            cells = np.repeat(np.arange(self._length) * len(counts), slots) + tasks
+            drawn = np.bincount(cells, minlength=self._length * len(counts)).reshape(self._length, -1)
+            used = before + np.cumsum(drawn, axis=0) - drawn
+            scale = self.global_batch // slots
+            self._cached = _EpochPlan(epoch, tasks.reshape(self._length, slots), used * scale)
+        return self._cached
+
+    def _take(self, task: int, start: int, count: int) -> Ints:
+        pieces = []
+        while count:
+            number, place = divmod(start, int(self._sizes[task]))
+            pieces.append(self._pass(task, number)[place : place + count])
+            start, count = start + len(pieces[-1]), count - len(pieces[-1])
+        return np.concatenate(pieces)
+
+    def _pass(self, task: int, number: int) -> Ints:
+        known, order = self._orders.get(task, (-1, None))
+        if order is None or known != number:
+            order = self._shuffled(task, number)
+            if number > 0:
+                self._part_from(self._shuffled(task, number - 1), order)
+            self._orders[task] = (number, order)
+        return order
+
+    def _shuffled(self, task: int, number: int) -> Ints:
+        """The rows of a task in random order; copies of a query lie evenly spaced from a random start."""
+        rows = self._rows_of[task]
+        copies = self._copies[rows]
+        rng = np.random.default_rng([self._settings.seed, _PASS_DRAW, task, number])
+        starts = np.repeat(np.cumsum(copies) - copies, copies)
+        copy = np.arange(len(starts)) - starts
+        places = (copy + np.repeat(rng.random(len(rows)), copies)) / np.repeat(copies, copies)
+        return np.repeat(rows, copies)[np.argsort(places, kind="stable")]
+
+    def _part_from(self, earlier: Ints, order: Ints) -> None:
+        """Move what ends the earlier pass away from the beginning of ``order``, whose own end stays."""
+        reach = min(self.global_batch, len(order) // 3)
+        head = order[: 2 * reach]
+        order[: 2 * reach] = head[np.argsort(np.isin(head, earlier[len(earlier) - reach :]), kind="stable")]
+
+
+class MixtureBatchSampler(Sampler[list[TrainingItem]]):
+    """One rank's part of each global batch, with instruction and mined negatives drawn.
+
+    Args:
+        queries: The training queries.
+        settings: How tasks blend.
+        rank: This rank, from 0.
+        world: How many ranks share a global batch of ``batch_size`` times ``world`` queries.
+
+    Raises:
+        ValueError: If weights do not fit the tasks.
+        DataError: If the queries do not fill one global batch.
+    """
+
+    def __init__(self, queries: QuerySet, settings: MixtureSettings, rank: int = 0, world: int = 1) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"Needs 0 <= rank < world, found rank={rank}, world={world}.")
+        counts = np.bincount(queries.task_of, weights=queries.copies, minlength=len(queries.tasks))
+        shares = task_shares(queries.tasks, counts.astype(np.int64), settings.weights)
+        self.stream = MixtureStream(
+            queries.task_of, queries.copies, shares, settings.batch_size * world, settings
+        )
+        self.queries, self.settings, self.rank = queries, settings, rank
+        self.negatives: NegativeTable | None = None
+        """Where mined negatives come from; set between epochs."""
+        self.epoch, self.position = 0, 0
+        self.started = False
+        """Whether anything was asked for; workers read ahead of training."""
+        self._first = 0  # where iteration of the epoch begins, after a resume in its middle
+
+    def __len__(self) -> int:
+        """Return the number of batches of a whole epoch, also when iteration resumes in its middle."""
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[list[TrainingItem]]:
+        """Yield the batches of the epoch, after a resume the rest of them."""
+        self.started = True
+        epoch = self.epoch
+        for position in range(self._first, len(self)):
+            self.position = position + 1
+            yield self.batch(epoch, position)
+
+    @property
+    def sampler(self) -> MixtureBatchSampler:
+        """Itself: Lightning calls ``set_epoch`` on the ``sampler`` of a batch sampler."""
+        return self
+
+    def batch(self, epoch: int, position: int) -> list[TrainingItem]:
+        """Return this rank's part of a global batch."""
+        size = self.settings.batch_size
+        rows = self.stream.batch(epoch, position)[self.rank * size : (self.rank + 1) * size]
+        return [self._item(int(row), epoch) for row in rows]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch to iterate; the one that was resumed in its middle still begins there."""
+        if epoch != self.epoch:
+            self.epoch, self.position, self._first = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the iteration has come, see :meth:`state_at`."""
+        return self.state_at(self.epoch, self.position)
+
+    def state_at(self, epoch: int, position: int) -> dict[str, Any]:
+        """Return the state after ``position`` batches of an epoch; samples are counted over all ranks."""
+        epoch, position = (epoch + 1, 0) if position >= len(self) else (epoch, position)
+        samples = position * self.stream.global_batch
+        return {"epoch": epoch, "samples": samples, "stream": self.stream.fingerprint}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where a run stopped; between epochs, settings may have changed.
+
+        Raises:
+            ValueError: If the state lies within an epoch of another stream.
+        """
+        if state["samples"] and state["stream"] != self.stream.fingerprint:
+            raise ValueError(
+                f"The checkpoint stands {state['samples']} samples into epoch {state['epoch']} of another "
+                "stream. Resume with the data, seed, weights, homogeneous, batches_per_epoch and batch_size "
+                "x ranks of that run, or from a checkpoint of an epoch's end."
+            )
+        self.epoch = state["epoch"]
+        self.position = self._first = state["samples"] // self.stream.global_batch
+
+    def _item(self, row: int, epoch: int) -> TrainingItem:
+        instruction = self._draw(row, epoch, "instruction") % len(self.queries.instructions(row))
+        return TrainingItem(row, instruction, self._negatives(row, epoch))
+
+    def _negatives(self, row: int, epoch: int) -> tuple[int, ...]:
+        query = str(self.queries.ids[row])
+        if self.negatives is None or query not in self.negatives:
+            return ()
+        mined = self.negatives.negatives_of(query)
+        count = min(self.settings.negatives_per_query, len(mined))
+        first = self._draw(row, epoch, "negatives")
+        chosen = (mined[(first + step) % len(mined)] for step in range(count))
+        return tuple(self.queries.corpus.candidate_row(candidate) for candidate in chosen)
+
+    def _draw(self, row: int, epoch: int, purpose: str) -> int:
+        """A number that depends on seed, epoch and query id only."""
+        key = f"{self.settings.seed} {epoch} {purpose} {self.queries.ids[row]}"
+        return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,338 @@
+"""The DataModule of retrieval data: training batches, and contents to embed."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data_modules.collate import (
+    CandidateCollate,
+    CandidateDataset,
+    ContentProcessor,
+    ContrastiveCollate,
+    QueryCollate,
+    QueryDataset,
+    SortedBatches,
+    TrainingDataset,
+)
+from data_modules.corpus import MANIFEST, PackedCorpus, QuerySet
+from data_modules.formats.mbeir import MBEIRReader
+from data_modules.formats.records import DataError
+from data_modules.mixture import MixtureBatchSampler, MixtureSettings
+from data_modules.packing import pack, source_digest
+from mmretrieval.batches import ContrastiveBatch, EncodingBatch
+from mmretrieval.mining import NegativeTable
+
+Ints = npt.NDArray[np.int64]
+S = TypeVar("S")
+B = TypeVar("B")
+
+logger = logging.getLogger(__name__)
+
+
+def cache_home() -> Path:
+    """Return where to keep what is made on first use: ``$MMRETRIEVAL_HOME`` or ``~/.cache/mmretrieval``."""
+    return Path(os.environ.get("MMRETRIEVAL_HOME") or "~/.cache/mmretrieval").expanduser()
+
+
+class RetrievalDataModule(LightningDataModule):
+    """Streams training batches of a mixture of tasks, and queries and candidates to embed.
+
+    The stream is the same for the same seed whatever the number of workers, and, for an equal global batch,
+    of ranks; it resumes exactly in the middle of an epoch.
+
+    Args:
+        root: A packed folder, or a folder in the M-BEIR release layout, which is packed under
+            ``MMRETRIEVAL_HOME`` on first use, and again when its rows change.
+        batch_size: Queries per rank and step, >= 1.
+        encoding_batch_size: Contents per batch when embedding, >= 1.
+        num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
+        weights: Share of the samples that each task gets; every task is named, 0 skips one. ``None``: in
+            proportion to their numbers of queries.
+        homogeneous: Whether all queries of a step, over all ranks, are of one task.
+        batches_per_epoch: Steps of an epoch; ``None``: as many as the queries fill.
+        negatives_per_query: How many of a query's mined negatives a sample uses, drawn anew in each epoch.
+        seed: Of the stream, >= 0.
+        train_split: The split to train on.
+        train_pool: The pool that training candidates and mined negatives are from.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    corpus: PackedCorpus
+
+    def __init__(
+        self,
+        root: Path,
+        batch_size: int = 64,
+        encoding_batch_size: int = 128,
+        num_workers: int = 0,
+        weights: dict[str, float] | None = None,
+        homogeneous: bool = False,
+        batches_per_epoch: int | None = None,
+        negatives_per_query: int = 1,
+        seed: int = 0,
+        train_split: str = "train",
+        train_pool: str = "global_train",
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.mixture = MixtureSettings(
+            batch_size, seed, weights, homogeneous, batches_per_epoch, negatives_per_query
+        )
+        for name, value, lowest in (
+            ("encoding_batch_size", encoding_batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, found {value}.")
+        self.encoding_batch_size = encoding_batch_size
+        self.num_workers = num_workers
+        self.train_split = train_split
+        self.train_pool = train_pool
+        self._sampler: MixtureBatchSampler | None = None
+        self._queries: dict[str, QuerySet] = {}
+
+    @property
+    def packed_root(self) -> Path:
+        """The packed folder: ``root`` itself, or where it is packed to.
+
+        Raises:
+            DataError: If ``root`` is neither a packed folder nor in the M-BEIR layout.
+        """
+        if (self.root / MANIFEST).is_file():
+            return self.root
+        reader = MBEIRReader(self.root)
+        root = self.root.resolve()
+        times = [path.stat().st_mtime_ns for path in reader.source_files()]  # an edit may keep the size
+        key = sha256(f"{source_digest(reader)} {root} {times}".encode()).hexdigest()[:16]
+        return cache_home() / "packed" / f"{root.name}-{key}"
+
+    def prepare_data(self) -> None:
+        """Pack the data unless that is done; runs on one process of each node.
+
+        Raises:
+            DataError: If anything in the data cannot be used.
+        """
+        target = self.packed_root
+        if (target / MANIFEST).is_file():
+            return
+        logger.info("Packing %s into %s, once.", self.root, target)
+        try:
+            pack(self.root, target)
+        except DataError:
+            if not (target / MANIFEST).is_file():  # else another process was faster
+                raise
+
+    def setup(self, stage: str) -> None:
+        """Open the packed data; for ``fit``, begin the training stream.
+
+        Raises:
+            DataError: If the training split or pool is missing, or holds too few queries.
+            ValueError: If weights do not fit the tasks.
+            MisconfigurationException: If Lightning would replace the sampler.
+        """
+        self.corpus = PackedCorpus(self.packed_root)
+        self._queries = {}
+        if stage == "fit":
+            rank, world = self._ranks()
+            self.pool(self.train_pool)
+            self._sampler = MixtureBatchSampler(self.queries(self.train_split), self.mixture, rank, world)
+
+    def queries(self, split: str) -> QuerySet:
+        """Return the queries of a split.
+
+        Raises:
+            DataError: If it has none.
+        """
+        if split not in self._queries:
+            self._queries[split] = self.corpus.queries(split)
+        return self._queries[split]
+
+    def query_instruction(self, split: str, row: int) -> str:
+        """Return the fixed instruction that a query is embedded with: its first."""
+        return self.queries(split).instructions(row)[0]
+
+    def pool(self, name: str) -> Ints:
+        """Return the candidate rows of a pool.
+
+        Raises:
+            DataError: If there is no such pool.
+        """
+        pools = self.corpus.pools
+        if name not in pools:
+            raise DataError(f"{self.corpus.root}: has no pool {name!r}; there are {', '.join(pools)}")
+        return pools[name]
+
+    @property
+    def sampler(self) -> MixtureBatchSampler:
+        """What decides the training stream; there from ``setup("fit")`` on.
+
+        Raises:
+            MisconfigurationException: If it is not there yet.
+        """
+        if self._sampler is None:
+            raise MisconfigurationException("There is no training stream before setup('fit'); call it first.")
+        return self._sampler
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that each rank gets in an epoch."""
+        return len(self.sampler)
+
+    def set_negatives(self, table: NegativeTable | None) -> None:
+        """Use mined negatives from the next epoch on; between epochs, or before training begins."""
+        self.sampler.negatives = table
+
+    def train_dataloader(self) -> DataLoader[ContrastiveBatch]:
+        """Return this rank's batches; what the sampler names is read by stateless workers."""
+        dataset = TrainingDataset(self.queries(self.train_split))
+        collate = ContrastiveCollate(self._processor())
+        return self._loader(dataset, self.sampler, collate, self.num_workers, persistent=True)
+
+    def candidate_loader(self, rows: Ints) -> DataLoader[EncodingBatch]:
+        """Return batches of the candidates at ``rows``, by length; ``EncodingBatch.rows`` says which.
+
+        Raises:
+            ValueError: If a row does not exist.
+        """
+        corpus = self.corpus
+        _check_rows(rows, len(corpus), "candidates")
+        batches = SortedBatches(
+            rows, corpus.candidate_modalities[rows], corpus.candidate_sizes[rows], self.encoding_batch_size
+        )
+        collate = CandidateCollate(self._processor())
+        return self._loader(CandidateDataset(corpus), batches, collate, min(self.num_workers, len(batches)))
+
+    def query_loader(self, split: str, rows: Ints) -> DataLoader[EncodingBatch]:
+        """Return batches of a split's queries at ``rows``, by length, each with its fixed instruction.
+
+        Raises:
+            DataError: If the split has no queries.
+            ValueError: If a row does not exist.
+        """
+        queries = self.queries(split)
+        _check_rows(rows, len(queries), f"{split} queries")
+        batches = SortedBatches(rows, queries.modalities[rows], queries.sizes[rows], self.encoding_batch_size)
+        collate = QueryCollate(self._processor())
+        return self._loader(QueryDataset(queries), batches, collate, min(self.num_workers, len(batches)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch and the samples of it that were trained on, not merely read ahead by workers."""
+        if self._sampler is None:
+            return {}
+        if self.trainer is None:
+            return self._sampler.state_dict()
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current  # typed as their base class
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        within = epochs.started > epochs.processed
+        return self._sampler.state_at(epochs.processed, batches.processed if within else 0)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where a run stopped.
+
+        Raises:
+            MisconfigurationException: If that is within an epoch of another stream, or workers read already.
+        """
+        if self._sampler is None or not state_dict:
+            return
+        if self._sampler.started:
+            raise MisconfigurationException(
+                "The checkpoint came after the training data had been opened, which "
+                "trainer.estimated_stepping_batches does; use datamodule.steps_per_epoch instead."
+            )
+        try:
+            self._sampler.load_state_dict(state_dict)
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from None
+
+    def _ranks(self) -> tuple[int, int]:
+        """This rank, and how many share a global batch."""
+        if self.trainer is None or (ranks := self.trainer.distributed_sampler_kwargs) is None:
+            return 0, 1
+        if ranks["num_replicas"] > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise MisconfigurationException(
+                "The data module gives each rank its own batches; set Trainer(use_distributed_sampler=False)."
+            )
+        return ranks["rank"], ranks["num_replicas"]
+
+    def _processor(self) -> ContentProcessor:
+        """The retriever's input processor, asked for only when a loader is made: it may need the model."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if module is None or not hasattr(module, "input_processor"):
+            raise MisconfigurationException(
+                "Batches are made with trainer.lightning_module.input_processor, which is not there; "
+                "use the data module with a trainer that runs a UniversalRetriever."
+            )
+        return cast(ContentProcessor, module.input_processor)
+
+    def _loader(
+        self,
+        dataset: Dataset[S],
+        batches: Sampler[Any],
+        collate: Callable[[Sequence[S]], B],
+        workers: int,
+        *,
+        persistent: bool = False,
+    ) -> DataLoader[B]:
+        loader = ResumableDataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=persistent and workers > 0,
+            multiprocessing_context=worker_context(self._processor()) if workers else None,
+        )
+        return cast("DataLoader[B]", loader)  # torch types a loader by its dataset's items
+
+
+class ResumableDataLoader(DataLoader[Any]):
+    """A loader whose position the data module keeps.
+
+    Lightning takes a loader with these methods for one that resumes within an epoch, and warns about others.
+    Its own way to keep their state loses it when ``estimated_stepping_batches`` is asked for
+    (https://github.com/Lightning-AI/pytorch-lightning/issues/20550), so there is none here.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: see :meth:`RetrievalDataModule.state_dict`."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: see :meth:`RetrievalDataModule.load_state_dict`."""
+
+
+def worker_context(processor: ContentProcessor) -> BaseContext:
+    """Return how to start workers: from a fork server that has imported what they need.
+
+    A fork of the training process can hang, since threads of torch, faiss and tokenizers hold locks there. A
+    fork server has no threads, and imports torch and transformers once for all workers of all loaders.
+
+    Args:
+        processor: What workers will use.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "data_modules.collate", type(processor).__module__])
+    return context
+
+
+def _check_rows(rows: Ints, count: int, what: str) -> None:
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise ValueError(f"rows go from {rows.min()} to {rows.max()}, there are {count} {what}.")

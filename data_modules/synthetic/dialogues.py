@@ -1,0 +1,140 @@
+"""Dialogues about drawn scenes, which a small MLLM learns to continue."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from PIL import Image
+
+from data_modules.synthetic.drawing import draw_entity, draw_scene
+from data_modules.synthetic.scenes import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneSampler
+from data_modules.synthetic.texts import canonical_caption, caption, passage, questions
+
+CAPTION_PROMPT = "Describe the picture."
+CAPTION_PROMPTS = (CAPTION_PROMPT, "What does the picture show?", "Give a caption.")
+REWRITE_PROMPT = "Rewrite as a plain description."
+TRUE_OR_FALSE = "True or False"
+MATCH_PROMPTS = (
+    "Does the picture match the text? True or False",
+    "Does the above daily-life image match the caption? True or False",
+    "Is this text true of the picture? True or False",
+)
+SAME_PICTURES_PROMPTS = ("Do both pictures show the same? True or False",)
+SAME_TEXTS_PROMPTS = ("Do both texts say the same? True or False",)
+
+
+class Turn(NamedTuple):
+    """A prompt, its answer, and what the answer is about (for accuracies by kind)."""
+
+    prompt: str
+    answer: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """Pictures, shown before the first prompt, and turns about them."""
+
+    images: tuple[Image.Image, ...]
+    turns: tuple[Turn, ...]
+
+
+class DialogueSampler:
+    """Draws dialogues of one split, a pure function of its generator.
+
+    Args:
+        rng: Source of randomness.
+        held_out: Whether scenes show held-out pairs, as in ``SceneSampler``.
+    """
+
+    def __init__(self, rng: random.Random, *, held_out: bool) -> None:
+        self._rng = rng
+        self._held_out = held_out
+        self._scenes = SceneSampler(rng, held_out=held_out)
+
+    def dialogue(self) -> Dialogue:
+        """Draw a dialogue of any kind."""
+        kinds = (
+            self.asked,
+            self.described,
+            self.rewritten,
+            self.compared_pictures,
+            self.compared_texts,
+            self.portrait,
+        )
+        return self._rng.choices(kinds, weights=(36, 36, 8, 10, 5, 5))[0]()
+
+    def first_dialogue(self) -> Dialogue:
+        """Draw a dialogue that teaches to see: a caption or a portrait, or a text to be rewritten."""
+        kinds = (self.captioned, self.portrait, self.rewritten)
+        return self._rng.choices(kinds, weights=(84, 8, 8))[0]()
+
+    def captioned(self) -> Dialogue:
+        """A picture and its canonical caption, without a question before it."""
+        scene = self._scenes.scene()
+        turn = Turn(self._rng.choice(CAPTION_PROMPTS), canonical_caption(scene), "caption")
+        return Dialogue((self._picture(scene),), (turn,))
+
+    def asked(self) -> Dialogue:
+        """Two questions and a True/False statement about a picture."""
+        scene = self._scenes.scene()
+        turns = [Turn(q.text, q.answer, str(q.attribute)) for q in questions(scene, self._rng)[:2]]
+        turns.append(self._match(scene))
+        self._rng.shuffle(turns)
+        return Dialogue((self._picture(scene),), tuple(turns))
+
+    def described(self) -> Dialogue:
+        """A picture, mostly a question about it, and its canonical caption."""
+        scene = self._scenes.scene()
+        turns = [Turn(q.text, q.answer, str(q.attribute)) for q in questions(scene, self._rng)[:2]]
+        described = Turn(self._rng.choice(CAPTION_PROMPTS), canonical_caption(scene), "caption")
+        return Dialogue((self._picture(scene),), (*turns[: self._rng.randint(0, 2)], described))
+
+    def rewritten(self) -> Dialogue:
+        """A free text and its canonical wording."""
+        scene = self._scenes.scene()
+        turn = Turn(f"{self._text(scene)} {REWRITE_PROMPT}", canonical_caption(scene), "rewriting")
+        return Dialogue((), (turn,))
+
+    def compared_pictures(self) -> Dialogue:
+        """Two pictures, of the same scene or of two."""
+        scene = self._scenes.scene()
+        other, same = self._same_or_other(scene)
+        prompt = self._rng.choice(SAME_PICTURES_PROMPTS)
+        turn = Turn(prompt, str(same), "image-image match")
+        return Dialogue((self._picture(scene), self._picture(other)), (turn,))
+
+    def compared_texts(self) -> Dialogue:
+        """Two texts, about the same scene or about two."""
+        scene = self._scenes.scene()
+        other, same = self._same_or_other(scene)
+        prompt = f"{self._text(scene)}\n{self._text(other)}\n{self._rng.choice(SAME_TEXTS_PROMPTS)}"
+        return Dialogue((), (Turn(prompt, str(same), "text-text match"),))
+
+    def portrait(self) -> Dialogue:
+        """One big object and what it is."""
+        rng = self._rng
+        pairs = [(c, s) for c in COLOURS for s in SHAPES if self._held_out or (c, s) not in HELD_OUT_PAIRS]
+        colour, shape = rng.choice(pairs)
+        picture = draw_entity(colour, shape, rng.getrandbits(32))
+        return Dialogue((picture,), (Turn("What is this?", f"{colour} {shape}", "portrait"),))
+
+    def _match(self, scene: Scene) -> Turn:
+        other, same = self._same_or_other(scene)
+        return Turn(f"{self._text(other)}\n{self._rng.choice(MATCH_PROMPTS)}", str(same), "image-text match")
+
+    def _same_or_other(self, scene: Scene) -> tuple[Scene, bool]:
+        """The scene itself in half the cases; else mostly a near-duplicate, sometimes any other."""
+        draw = self._rng.random()
+        if draw < 0.5:
+            return scene, True
+        other = self._scenes.variant(scene) if draw < 0.8 else self._scenes.scene(len(scene.groups))
+        return other, other == scene
+
+    def _text(self, scene: Scene) -> str:
+        return self._rng.choice((caption, caption, caption, passage))(scene, self._rng)
+
+    def _picture(self, scene: Scene) -> Image.Image:
+        return draw_scene(scene, self._rng.getrandbits(32))

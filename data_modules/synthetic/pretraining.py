@@ -1,0 +1,186 @@
+"""Streams dialogues about drawn scenes to the generative pre-training of a small MLLM."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from typing import cast
+
+import torch
+from lightning import LightningDataModule
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
+
+from data_modules.synthetic.dialogues import Dialogue, DialogueSampler
+from data_modules.synthetic.drawing import SIDE
+from mmretrieval.batches import EncoderInputs, GenerativeBatch
+from mmretrieval.encoder.pixels import TilePixels
+from mmretrieval.encoder.small_mllm import ASSISTANT, IMAGE, USER, SmallMLLM
+
+IGNORED = -100
+Item = tuple[int, bool]
+
+
+class DialogueDataset(Dataset[tuple[Dialogue, bool]]):
+    """Dialogue ``i`` is a function of ``(seed, i)`` alone; the flag asks for any-resolution tiles.
+
+    Args:
+        seed: Seed of the split.
+        held_out: Whether scenes show held-out pairs.
+        first: How many dialogues at the start only teach to see. Asked everything from the start, the model
+            learns to guess and takes far longer to look at the picture.
+    """
+
+    def __init__(self, seed: int, *, held_out: bool, first: int = 0) -> None:
+        self._seed = seed
+        self._held_out = held_out
+        self._first = first
+
+    def __getitem__(self, item: Item) -> tuple[Dialogue, bool]:
+        index, tiled = item
+        sampler = DialogueSampler(random.Random(f"{self._seed}/{index}"), held_out=self._held_out)
+        return sampler.first_dialogue() if index < self._first else sampler.dialogue(), tiled
+
+
+class DialogueBatches(Sampler[list[Item]]):
+    """Consecutive dialogues; every ``tiled_every``-th batch shows its pictures as any-resolution tiles."""
+
+    def __init__(self, batches: int, batch_size: int, tiled_every: int) -> None:
+        self._batches = batches
+        self._batch_size = batch_size
+        self._tiled_every = tiled_every
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for batch in range(self._batches):
+            tiled = batch % self._tiled_every == self._tiled_every - 1
+            start = batch * self._batch_size
+            yield [(index, tiled) for index in range(start, start + self._batch_size)]
+
+
+class DialogueCollator:
+    """Dialogues of one batch to tokens, labels at the answers' tokens, and pixels.
+
+    Args:
+        processor: The processor of the model to be trained.
+    """
+
+    def __init__(self, processor: LlavaNextProcessor) -> None:
+        self._processor = processor
+        side = processor.image_processor.crop_size["height"]
+        self._pixels = TilePixels(processor.image_processor, side)
+        tile = (side // processor.patch_size) ** 2
+        blank = processor(text=IMAGE, images=Image.new("RGB", (SIDE, SIDE)), return_tensors="pt")
+        tiled = int((blank["input_ids"] == processor.image_token_id).sum())
+        self._image_tokens = {False: tile + 1, True: tiled}
+
+    def __call__(self, samples: Sequence[tuple[Dialogue, bool]]) -> GenerativeBatch:
+        """Return the batch of the samples, all of which ask for tiles or none."""
+        tiled = samples[0][1]
+        rows = [self._tokens(dialogue, self._image_tokens[tiled]) for dialogue, _ in samples]
+        length = max(len(ids) for ids, _ in rows)
+        pad = self._processor.tokenizer.pad_token_id
+        ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in rows])
+        labels = torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows])
+        mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in rows])
+        pixels, sizes = self._pictures([image for dialogue, _ in samples for image in dialogue.images], tiled)
+        return GenerativeBatch(EncoderInputs(ids, mask, mask, pixels), labels, sizes)
+
+    def _pictures(self, images: list[Image.Image], tiled: bool) -> tuple[Tensor, Tensor]:
+        if not tiled:
+            return self._pixels(images), torch.zeros(0, 2, dtype=torch.long)
+        inputs = self._processor.image_processor(images, return_tensors="pt")
+        return inputs["pixel_values"], inputs["image_sizes"]
+
+    def _tokens(self, dialogue: Dialogue, image_tokens: int) -> tuple[list[int], list[int]]:
+        tokenizer = self._processor.tokenizer
+        pictures = f"{IMAGE * image_tokens}\n" * len(dialogue.images)
+        ids, labels = [tokenizer.bos_token_id], [IGNORED]
+        for turn in dialogue.turns:
+            said = (f"{USER}{pictures}{turn.prompt}{ASSISTANT}", f" {turn.answer}{tokenizer.eos_token}")
+            prompt, answer = tokenizer(list(said), add_special_tokens=False).input_ids
+            ids += prompt + answer
+            labels += [IGNORED] * len(prompt) + answer
+            pictures = ""
+        return ids, labels
+
+
+class DialogueDataModule(LightningDataModule):
+    """Dialogues about drawn scenes: training, and validation with scenes of held-out (colour, shape) pairs.
+
+    Args:
+        architecture: Sizes of the model, which fix its tokenizer and processor.
+        batch_size: Dialogues a step and rank.
+        steps: Steps of the one epoch.
+        captioning_steps: So many of them come first and only teach to see.
+        validation_batches: Batches of a validation.
+        tiled_every: Every how many-th batch shows any-resolution tiles instead of whole pictures.
+        num_workers: Drawing processes.
+        seed: Seed of the data; a rank adds its number.
+    """
+
+    def __init__(
+        self,
+        architecture: SmallMLLM | None = None,
+        batch_size: int = 64,
+        steps: int = 1500,
+        captioning_steps: int = 700,
+        validation_batches: int = 4,
+        tiled_every: int = 4,
+        num_workers: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture or SmallMLLM()
+        self.batch_size = batch_size
+        self.steps = steps
+        self.captioning_steps = captioning_steps
+        self.validation_batches = validation_batches
+        self.tiled_every = tiled_every
+        self.num_workers = num_workers
+        self.seed = seed
+        self.tokenizer: PreTrainedTokenizerFast
+        self.processor: LlavaNextProcessor
+
+    def setup(self, stage: str) -> None:
+        """Train the tokenizer on the texts of the first dialogues."""
+        self.tokenizer = self.architecture.tokenizer(self._texts())
+        self.processor = self.architecture.processor(self.tokenizer)
+
+    def train_dataloader(self) -> DataLoader[GenerativeBatch]:
+        """Return the training stream."""
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        first = self.captioning_steps * self.batch_size
+        return self._loader(DialogueDataset(self.seed + rank, held_out=False, first=first), self.steps)
+
+    def val_dataloader(self) -> DataLoader[GenerativeBatch]:
+        """Return the validation stream, the same each time."""
+        return self._loader(DialogueDataset(-1 - self.seed, held_out=True), self.validation_batches)
+
+    def held_out(self, count: int) -> list[Dialogue]:
+        """Return dialogues of the validation split, for generation."""
+        dataset = DialogueDataset(-1 - self.seed, held_out=True)
+        return [dataset[index, False][0] for index in range(count)]
+
+    def _loader(self, dataset: DialogueDataset, batches: int) -> DataLoader[GenerativeBatch]:
+        loader = DataLoader(
+            dataset,
+            batch_sampler=DialogueBatches(batches, self.batch_size, self.tiled_every),
+            collate_fn=DialogueCollator(self.processor),
+            num_workers=self.num_workers,
+        )
+        return cast("DataLoader[GenerativeBatch]", loader)  # torch types a loader by its dataset's items
+
+    def _texts(self) -> Iterator[str]:
+        dataset = DialogueDataset(self.seed, held_out=False)
+        for index in range(2000):
+            for turn in dataset[index, False][0].turns:
+                yield f"{USER}{turn.prompt}{ASSISTANT} {turn.answer}"
+        # Common English words, so that instructions and plain texts take few tokens.
+        for word in (files("data_modules.synthetic") / "words.txt").read_text().split():
+            yield f" {word} {word.capitalize()}"

@@ -1,0 +1,245 @@
+"""Mining between epochs: the paper's negatives, in a stamped file, in the hands of the data module."""
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from callbacks import HardNegativeMining
+from data_modules.formats.records import DataError, id_key
+from mmretrieval.index import ExactIndex
+from mmretrieval.mining import StaleNegativesError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning"
+)
+MASK = 2**64 - 1
+
+
+def _mix(value):
+    value = (value + 0x9E3779B97F4A7C15) & MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+    return value ^ (value >> 31)
+
+
+def _oracle(data, module, mining):
+    """Query id → (candidate id, kind, rank), by a literal reading of the paper; one negative a query."""
+    corpus, queries, s = data.corpus, data.corpus.queries("train"), mining.settings
+    pool, of_queries = data.vectors(module, "candidates"), data.vectors(module, "train")
+    mined = {}
+    for q, id_ in enumerate(queries.ids.tolist()):
+        ranking = np.argsort(-(pool @ of_queries[q]), kind="stable")[: s.top_k].tolist()
+        known = queries.positives(q).tolist()
+        contents = {int(corpus.candidate_keys[row]) for row in known}
+        positive_rank = ranking.index(known[0]) + 1 if known[0] in ranking else s.top_k
+        kinds = {1: [], 2: []}
+        for rank, row in enumerate(ranking, 1):
+            right = corpus.candidate_modalities[row] == queries.target_modality[q]
+            kind = 1 if not right and rank < positive_rank else 2 if right and rank > s.k_prime else 0
+            if kind and int(corpus.candidate_keys[row]) not in contents:
+                kinds[kind].append((row, rank))
+        base = _mix(id_key(id_) ^ _mix(s.seed))
+        first, second = ((_mix((base + part) & MASK) >> 11) / 2**53 for part in (0, 1))
+        kind = 1 if first < s.probability_c1 else 2
+        kind = kind if kinds[kind] else 3 - kind
+        members = kinds[kind]
+        chosen = [members[int(second * len(members))]] if members else []
+        mined[id_] = [(corpus.candidate_id(row), kind, rank) for row, rank in chosen]
+    return mined
+
+
+def _as_dict(table, queries):
+    return {
+        id_: [(n.candidate_id, int(n.kind), n.rank) for n in table.entries_of(id_)]
+        for id_ in queries.ids.tolist()
+    }
+
+
+class Spy(HardNegativeMining):
+    """Notes what the oracle says at the moment of mining."""
+
+    def mine(self, trainer, module):
+        if not hasattr(self, "expected"):
+            self.expected = []
+        self.expected.append(
+            (_oracle(trainer.datamodule, module, self), module.weights_hash(), trainer.global_step)
+        )
+        return super().mine(trainer, module)
+
+
+@pytest.fixture
+def fitted(fakes, tmp_path, module, data):
+    def fit(mining, epochs=3, ckpt_path=None, **settings):
+        trainer = fakes.make_trainer(
+            tmp_path, [mining, *settings.pop("more", [])], max_epochs=epochs, **settings
+        )
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+        return trainer
+
+    return fit
+
+
+def test_mined_negatives_equal_a_brute_force_oracle_and_reach_the_data_module(fitted, data, tmp_path):
+    mining = Spy(seed=4)
+    fitted(mining)
+    queries = data.corpus.queries("train")
+    assert len(data.tables) == len(mining.expected) == 2
+    for table, (expected, _, _) in zip(data.tables, mining.expected, strict=True):
+        assert _as_dict(table, queries) == expected
+    kinds = [entry[1] for entries in mining.expected[0][0].values() for entry in entries]
+    assert set(kinds) == {1, 2}
+    assert mining.expected[0][0] != mining.expected[1][0], "training changed nothing, so the test is vacuous"
+
+
+@pytest.mark.parametrize("index", [None, ExactIndex()])
+def test_the_file_is_stamped_with_weights_step_pool_and_settings(fitted, data, tmp_path, index):
+    mining = Spy(k_prime=40, index=index)
+    fitted(mining)
+    assert sorted(path.name for path in (tmp_path / "negatives").iterdir()) == ["round_0.npz", "round_1.npz"]
+    for round_, (table, (_, weights, step)) in enumerate(zip(data.tables, mining.expected, strict=True)):
+        stamp = table.stamp
+        assert (stamp.round, stamp.weights_hash, stamp.step) == (round_, weights, step)
+        assert stamp.pool_hash == data.corpus.pool_digest("global_train")
+        assert (stamp.settings["k_prime"], stamp.settings["pool"]) == (40, "global_train")
+    assert mining.expected[0][1] != mining.expected[1][1]
+    assert [step for _, _, step in mining.expected] == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "settings", "rounds"),
+    [(1, {}, 0), (2, {}, 1), (-1, {"max_steps": 6}, 1), (5, {"max_steps": 3}, 0)],
+)
+def test_nothing_is_mined_after_the_last_epoch(fitted, data, epochs, settings, rounds):
+    fitted(HardNegativeMining(), epochs, **settings)
+    assert len(data.tables) == rounds
+
+
+def test_every_second_epoch_only(fitted, data):
+    mining = HardNegativeMining(every_n_epochs=2)
+    fitted(mining, 5)
+    assert [done.epoch for done in mining.reports] == [2, 4]
+
+
+def test_queries_are_counted_logged_and_printed(fitted, tmp_path, capsys):
+    mining = HardNegativeMining(negatives_per_query=2)
+    fitted(mining, 2, logger=TensorBoardLogger(tmp_path, name="", version=""))
+    report = mining.reports[0].report
+    assert report.queries == 40
+    assert report.wrong_modality + report.unsatisfactory > 0
+    assert "Mined round 0 at step 3" in capsys.readouterr().out
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    logged = {tag: events.Scalars(tag)[-1] for tag in events.Tags()["scalars"] if tag.startswith("mining/")}
+    assert {f"mining/{name}" for name in ("incomplete", "without_kind", "without_known", "seconds")} <= set(
+        logged
+    )
+    assert logged["mining/wrong_modality"].value == report.wrong_modality
+    assert logged["mining/wrong_modality"].step == 3
+    assert 0 < logged["mining/share_of_time"].value <= 1
+
+
+def test_mining_can_be_called_directly(fakes, tmp_path, module, data):
+    mining = HardNegativeMining(folder=tmp_path / "elsewhere")
+    trainer = fakes.make_trainer(tmp_path, [mining])
+    trainer.datamodule = data
+    report = mining.mine(trainer, module)
+    assert report.queries == 40
+    assert report == mining.reports[-1].report
+    assert (tmp_path / "elsewhere/round_0.npz").is_file()
+
+
+class _Stop(Exception):  # noqa: N818
+    pass
+
+
+class _Interrupt(ModelCheckpoint):
+    """Saves a checkpoint in the second epoch, and stops."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 4:
+            trainer.save_checkpoint(self.path)
+            raise _Stop
+
+
+@pytest.fixture
+def interrupted(fitted, data, tmp_path):
+    """A checkpoint of a run that was training with mined negatives."""
+    path = tmp_path / "middle.ckpt"
+    with pytest.raises(_Stop):
+        fitted(HardNegativeMining(), more=[_Interrupt(path)], enable_checkpointing=True)
+    assert len(data.tables) == 1
+    return path
+
+
+RESUMED = pytest.mark.filterwarnings(
+    "ignore:.*callbacks used to create the checkpoint", "ignore:.*mid-epoch", "ignore:.*not resumable"
+)
+
+
+@RESUMED
+def test_a_resumed_run_goes_on_with_the_negatives_of_the_checkpoint(fitted, data, interrupted):
+    before = data.tables.pop()
+    order = []
+    loader = data.train_dataloader
+    data.train_dataloader = lambda: (order.append(len(data.tables)), loader())[1]
+    mining = HardNegativeMining()
+    fitted(mining, ckpt_path=interrupted)
+    assert order == [1], "the negatives must be there before the first loader is made"
+    queries = data.corpus.queries("train")
+    assert data.tables[0].stamp == before.stamp
+    assert _as_dict(data.tables[0], queries) == _as_dict(before, queries)
+    assert [done.round for done in mining.reports] == [0, 1]
+    assert mining.reports[1].step == 6
+
+
+@RESUMED
+@pytest.mark.parametrize("case", ["other settings", "mined again", "gone"])
+def test_stale_negatives_are_refused_on_resume(fitted, fakes, module, data, interrupted, tmp_path, case):
+    path = tmp_path / "negatives/round_0.npz"
+    mining, error, message = HardNegativeMining(), StaleNegativesError, "round_0.npz"
+    if case == "other settings":
+        mining, message = HardNegativeMining(k_prime=30), "settings: found"
+    elif case == "gone":
+        path.unlink()
+        error, message = DataError, "the file is gone"
+    else:
+        table = data.tables[0]
+        table._arrays["scores"] = table._arrays["scores"] + 1  # the same stamp, other contents
+        table.save(path)
+        message = "not the file that the checkpoint was training with"
+    with pytest.raises(error, match=message):
+        fitted(mining, ckpt_path=interrupted)
+
+
+@RESUMED
+def test_a_run_folder_can_be_moved(fitted, fakes, module, data, interrupted, tmp_path):
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "negatives").rename(tmp_path / "moved/negatives")
+    mining = HardNegativeMining()
+    fitted(mining, ckpt_path=interrupted, default_root_dir=tmp_path / "moved")
+    assert len(mining.reports) == 2
+    assert (
+        torch.load(interrupted, weights_only=True)["callbacks"]["HardNegativeMining"]["reports"][0]["round"]
+        == 0
+    )
+
+
+def test_bad_configurations_are_refused(fakes, tmp_path, module, data):
+    for wrong in ({"top_k": 0}, {"k_prime": 51}, {"probability_c1": 1.5}, {"every_n_epochs": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            HardNegativeMining(**wrong)
+    full = ExactIndex()
+    full.add(np.eye(2, dtype=np.float32))
+    with pytest.raises(MisconfigurationException, match="must be empty, it holds 2"):
+        fakes.make_trainer(tmp_path, [HardNegativeMining(index=full)]).fit(module, datamodule=data)
+    data.train_pool = "global_tain"
+    with pytest.raises(DataError, match="has no pool 'global_tain'"):
+        fakes.make_trainer(tmp_path, [HardNegativeMining()]).fit(module, datamodule=data)

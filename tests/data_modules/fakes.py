@@ -1,0 +1,35 @@
+"""An input processor without a model, in a module of its own so that workers can import it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mmretrieval.batches import EncoderInputs
+from mmretrieval.content import Candidate, Content, Query
+
+
+class FakeProcessor:
+    """The UTF-8 bytes of instruction and text are the tokens, the mean colour is the picture."""
+
+    def queries(self, queries: Sequence[Query]) -> EncoderInputs:
+        return self._inputs(
+            [f"{q.instruction}|{q.content.text}" for q in queries], [q.content for q in queries]
+        )
+
+    def candidates(self, candidates: Sequence[Candidate]) -> EncoderInputs:
+        return self._inputs([f"{c.content.text}" for c in candidates], [c.content for c in candidates])
+
+    def _inputs(self, texts: list[str], contents: list[Content]) -> EncoderInputs:
+        tokens = [torch.tensor(list(text.encode())) for text in texts]
+        ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+        mask = (ids != 0).long()
+        pictures = [c.image.resize((1, 1)).getpixel((0, 0)) for c in contents if c.image is not None]
+        pixels = torch.tensor(pictures, dtype=torch.float32).reshape(-1, 3, 1, 1)
+        return EncoderInputs(ids, mask, mask, pixels)
+
+
+def texts_of(inputs: EncoderInputs) -> list[str]:
+    """The texts that :class:`FakeProcessor` was given."""
+    return [bytes(row[row != 0].tolist()).decode() for row in inputs.input_ids]

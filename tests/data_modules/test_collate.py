@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pickle  # noqa: TID251  # what sends objects to workers
+
+import numpy as np
+import pytest
+
+from data_modules.collate import (
+    CandidateCollate,
+    CandidateDataset,
+    ContrastiveCollate,
+    QueryCollate,
+    QueryDataset,
+    SortedBatches,
+    TrainingDataset,
+)
+from data_modules.corpus import PackedCorpus
+from data_modules.mixture import TrainingItem
+from data_modules.packing import pack
+
+
+@pytest.fixture
+def corpus(data, tmp_path):
+    pack(data.root, tmp_path / "out", progress=False)
+    return PackedCorpus(tmp_path / "out")
+
+
+def test_a_batch_holds_queries_positives_and_the_negatives_mined_for_each(corpus, known, fakes):
+    queries = corpus.queries("train")
+    items = [TrainingItem(0, 1, (3, 4)), TrainingItem(1, 0, ()), TrainingItem(3, 1, (1,))]
+    dataset = TrainingDataset(queries)
+    batch = ContrastiveCollate(fakes.FakeProcessor())([dataset[item] for item in items])
+    assert fakes.texts_of(batch.queries) == [
+        f"{known.PROMPTS[1]}|question 3:1", "Find it.|question 3:2", f"{known.PROMPTS[1]}|None",
+    ]  # fmt: skip
+    columns = [0, 1, 4, 3, 4, 1]  # rows of the labelled positives, then of the negatives
+    assert fakes.texts_of(batch.candidates) == [str(known.CANDIDATES[row].text) for row in columns]
+    assert batch.candidate_keys.tolist() == corpus.candidate_keys[columns].tolist()
+    assert batch.positive_columns.tolist() == [0, 1, 2]
+    assert batch.negative_of.tolist() == [0, 0, 2]
+    assert batch.query_rows.tolist() == [0, 1, 3]
+    one, two = corpus.candidate_keys[[0]].tolist(), corpus.candidate_keys[[1, 4]].tolist()
+    assert batch.positive_keys.tolist() == [[*one, 0], two, [two[1], 0]]
+    assert batch.candidates.pixel_values.flatten(1).tolist() == [[255, 0, 0]] * 2  # the pictures alone
+    assert batch.candidate_keys[0] == batch.candidate_keys[3]  # equal contents stay separate columns
+
+
+def test_a_batch_without_negatives_or_pictures_has_empty_tensors(corpus, fakes):
+    dataset = TrainingDataset(corpus.queries("train"))
+    batch = ContrastiveCollate(fakes.FakeProcessor())([dataset[TrainingItem(1, 0, ())]])
+    assert batch.negative_of.shape == (0,)
+    assert batch.candidates.pixel_values.shape == (0, 3, 1, 1)
+    assert len(batch.candidate_keys) == 1
+
+
+def test_contents_to_embed_keep_their_rows(corpus, known, fakes):
+    processor = fakes.FakeProcessor()
+    candidates, queries = CandidateDataset(corpus), QueryDataset(corpus.queries("train"))
+    batch = CandidateCollate(processor)([candidates[row] for row in (4, 0, 4)])
+    assert batch.rows.tolist() == [4, 0, 4]
+    assert fakes.texts_of(batch.inputs) == ["foreign", "None", "foreign"]
+    batch = QueryCollate(processor)([queries[row] for row in (1, 0)])
+    assert batch.rows.tolist() == [1, 0]
+    assert fakes.texts_of(batch.inputs) == ["Find it.|question 3:2", "Find it.|question 3:1"]
+
+
+def test_what_workers_get_is_small(corpus, fakes):
+    dataset, collate = TrainingDataset(corpus.queries("train")), ContrastiveCollate(fakes.FakeProcessor())
+    expected = collate([dataset[TrainingItem(0, 0, (1,))]])
+    data = pickle.dumps((dataset, collate))
+    assert len(data) < 2000
+    dataset, collate = pickle.loads(data)
+    assert (
+        collate([dataset[TrainingItem(0, 0, (1,))]]).queries.input_ids == expected.queries.input_ids
+    ).all()
+
+
+def test_instructions_are_known_without_reading_records(corpus):
+    for split in ("train", "test"):
+        queries = corpus.queries(split)
+        for row in range(len(queries)):
+            assert queries.instructions(row) == queries.record(row).instructions
+            assert queries.asked(row, 1).instruction == queries.record(row).instructions[1]
+            assert queries.asked(row, 1).content.text == queries.record(row).text
+
+
+def test_sizes_are_those_of_the_stored_records(corpus):
+    queries = corpus.queries("train")
+    for table, sizes in (("candidates", corpus.candidate_sizes), ("queries/train", queries.sizes)):
+        shards = corpus.table(table)
+        assert sizes.tolist() == [len(shards.read(row)) for row in range(len(shards))]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 12])
+def test_sorted_batches_hold_every_row_once_and_go_from_long_to_short(count):
+    rng = np.random.default_rng(count)
+    rows = rng.permutation(100)[:count]
+    modalities, sizes = rng.integers(0, 3, 100).astype(np.uint8), rng.integers(10, 90, 100)
+    batches = SortedBatches(rows, modalities[rows], sizes[rows], 4)
+    found = list(batches)
+    assert len(found) == len(batches) == -(-count // 4)
+    assert all(len(batch) == 4 for batch in found[:-1])
+    flat = [row for batch in found for row in batch]
+    assert sorted(flat) == sorted(rows.tolist())
+    lengths = [(modalities[row], sizes[row]) for row in flat]
+    assert lengths == sorted(lengths, reverse=True)
