@@ -1,16 +1,22 @@
 """Lightning callbacks: mining, evaluation, galleries, checkpoints and reports."""
 
+from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.embedding import embed
+from callbacks.generative_evaluation import GenerativeEvaluation
 from callbacks.hard_negative_mining import HardNegativeMining, MiningRound
 from callbacks.retrieval_evaluation import RetrievalEvaluation
+from callbacks.retrieval_gallery import RetrievalGallery
 from callbacks.run_report import RunReport
 from mmretrieval.metrics.evaluation import EvaluationRound
 
 __all__ = [
+    "AdapterCheckpoint",
     "EvaluationRound",
+    "GenerativeEvaluation",
     "HardNegativeMining",
     "MiningRound",
     "RetrievalEvaluation",
+    "RetrievalGallery",
     "RunReport",
     "embed",
 ]

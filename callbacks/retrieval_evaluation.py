@@ -45,6 +45,7 @@ from mmretrieval.metrics.evaluation import (
     with_average,
 )
 
+__all__ = ["GLOBAL", "LOCAL", "EvaluationRound", "RetrievalEvaluation"]
 _DRY_QUERIES, _DRY_CANDIDATES = 2, 64  # a task's queries and a pool's candidates under fast_dev_run
 
 
@@ -142,11 +143,11 @@ class RetrievalEvaluation(Callback):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:  # validation within a fit, sanity check included, is not
-            self._monitor(pl_module, self._single_round(trainer, pl_module), logger=True)
+            self._single_round(trainer, pl_module, "validate")
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._monitor(pl_module, self._single_round(trainer, pl_module), logger=True)
+        self._single_round(trainer, pl_module, "test")
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -283,11 +284,11 @@ class RetrievalEvaluation(Callback):
         self._write(trainer, metrics_document(self.history), "")
         return done
 
-    def _single_round(self, trainer: Trainer, module: LightningModule) -> EvaluationRound:
+    def _single_round(self, trainer: Trainer, module: LightningModule, command: str) -> None:
         done = self.evaluate(trainer, module, trainer.current_epoch)
         _log(trainer, {name: value for name, value in done.scalars().items() if not _is_average(name)})
-        self._write(trainer, metrics_document([done], with_untrained=False), f"_{trainer.state.fn}")
-        return done
+        self._monitor(module, done, logger=bool(trainer.loggers))
+        self._write(trainer, metrics_document([done], with_untrained=False), f"_{command}")
 
     def _write(self, trainer: Trainer, document: dict[str, Any], suffix: str) -> None:
         if not trainer.is_global_zero or is_dry_run(trainer):
@@ -302,7 +303,7 @@ class RetrievalEvaluation(Callback):
                     _write_run(path, ranking, queries, f"step{trainer.global_step}")
 
     def _monitor(self, module: LightningModule, done: EvaluationRound, *, logger: bool) -> None:
-        """Hand the averages to Lightning: for callbacks that monitor, and as what ``validate`` returns."""
+        """Hand the averages to Lightning: callbacks monitor them, and ``validate`` returns what is logged."""
         for name, value in done.scalars().items():
             if _is_average(name):
                 # All ranks have the same value; sync_dist only says so to Lightning.

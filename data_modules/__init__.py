@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from data_modules.embedded import EmbeddedDataModule
     from data_modules.mbeir import MBEIRDataModule
     from data_modules.retrieval import RetrievalDataModule
+    from data_modules.synthetic.pretraining import DialogueDataModule
 
-__all__ = ["EmbeddedDataModule", "MBEIRDataModule", "RetrievalDataModule"]
+__all__ = ["DialogueDataModule", "EmbeddedDataModule", "MBEIRDataModule", "RetrievalDataModule"]
 
 _MODULES = {
+    "DialogueDataModule": "data_modules.synthetic.pretraining",
     "EmbeddedDataModule": "data_modules.embedded",
     "MBEIRDataModule": "data_modules.mbeir",
     "RetrievalDataModule": "data_modules.retrieval",

@@ -204,6 +204,18 @@ class RetrievalDataModule(LightningDataModule):
         collate = ContrastiveCollate(self._processor())
         return self._loader(dataset, self.sampler, collate, self.num_workers, persistent=True)
 
+    def val_dataloader(self) -> Sequence[int]:
+        """Return one batch of nothing, with which Lightning calls the hooks of callbacks that evaluate."""
+        return range(1)
+
+    def test_dataloader(self) -> Sequence[int]:
+        """Return one batch of nothing, as :meth:`val_dataloader`."""
+        return range(1)
+
+    def predict_dataloader(self) -> DataLoader[EncodingBatch]:
+        """Return batches of all candidates, to embed."""
+        return self.candidate_loader(np.arange(len(self.corpus), dtype=np.int64))
+
     def candidate_loader(self, rows: Ints) -> DataLoader[EncodingBatch]:
         """Return batches of the candidates at ``rows``, by length; ``EncodingBatch.rows`` says which.
 

@@ -123,6 +123,14 @@ class UniversalRetriever(LightningModule):
         return cast(Tensor, output.loss)
 
     @override
+    def validation_step(self, batch: object, batch_idx: int) -> None:
+        """Do nothing: :class:`callbacks.RetrievalEvaluation` searches whole pools, which no batch shows."""
+
+    @override
+    def test_step(self, batch: object, batch_idx: int) -> None:
+        """Do nothing, as :meth:`validation_step`."""
+
+    @override
     def predict_step(self, batch: EncodingBatch, batch_idx: int) -> Tensor:
         return cast(Tensor, self.encoder(batch.inputs))
 

@@ -12,7 +12,7 @@ PACKAGES = ("mmretrieval", "data_modules", "callbacks")
 
 LAYERS = (
     {"content", "batches", "errors", "distributed"},
-    {"encoder", "loss", "metrics", "index"},
+    {"encoder", "loss", "metrics", "index", "schedules"},
     {"mining", "rerank"},
     {"module", "pretraining", "retriever"},
     {"cli", "tools", "export", "__main__"},

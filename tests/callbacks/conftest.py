@@ -61,7 +61,7 @@ def _queries(rng, split, count):
         )
 
 
-def write(root: Path) -> Path:
+def write(root: Path, *, global_test: bool = True, local: bool = True) -> Path:
     rng = np.random.default_rng(0)
     candidates = [_candidate(number) for number in range(CANDIDATES)]
     with MBEIRWriter(root) as writer:
@@ -75,9 +75,11 @@ def write(root: Path) -> Path:
         writer.write_queries("train", _queries(rng, "train", TRAIN))
         writer.write_queries("test", _queries(rng, "test", TEST))
         writer.write_pool("global_train", candidates)
-        writer.write_pool("global_test", candidates[::-1])
-        writer.write_pool("local_alpha_task0", [c for c in candidates if c.modality is Modality.IMAGE])
-        writer.write_pool("local_beta_task1", [c for c in candidates if c.modality is Modality.TEXT])
+        if global_test:
+            writer.write_pool("global_test", candidates[::-1])
+        if local:
+            writer.write_pool("local_alpha_task0", [c for c in candidates if c.modality is Modality.IMAGE])
+            writer.write_pool("local_beta_task1", [c for c in candidates if c.modality is Modality.TEXT])
         for number in range(CANDIDATES):
             writer.write_image(f"pics/{number}.png", _png(number))
     return root

@@ -7,7 +7,7 @@ import pytest
 import pytrec_eval
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import RetrievalEvaluation
@@ -151,7 +151,7 @@ def test_validate_and_test_evaluate_once_and_leave_the_files_of_a_fit_alone(
     fit(RetrievalEvaluation())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     evaluation = RetrievalEvaluation()
-    trainer = fakes.make_trainer(tmp_path, [evaluation])
+    trainer = fakes.make_trainer(tmp_path, [evaluation], logger=CSVLogger(tmp_path / "csv"))
     (returned,) = getattr(trainer, command)(module, datamodule=data, verbose=False)
     expected = _expected(data, module)
     assert _flat(evaluation.latest.metrics) == pytest.approx(_flat(expected), abs=1e-6)
@@ -206,7 +206,7 @@ def test_a_missing_pool_is_named_and_the_others_are_measured(fakes, module, tmp_
     assert done.metrics[kept].keys() == {ALPHA, BETA, "average"}
     data.corpus.__dict__["pools"] = {}
     with (
-        pytest.warns(UserWarning),
+        pytest.warns(UserWarning, match="global_test, local_"),
         pytest.raises(MisconfigurationException, match="has no pool for the queries"),
     ):
         evaluation.evaluate(trainer, module)

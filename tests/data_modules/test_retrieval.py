@@ -50,13 +50,17 @@ class Recorder(LightningModule):
 
 
 class Validated(Recorder):
-    """Also runs a validation loop, of nothing."""
-
-    def val_dataloader(self):
-        return DataLoader([0])
+    """Also runs a validation loop."""
 
     def validation_step(self, batch, batch_idx):
         pass
+
+
+class ValidatedData(RetrievalDataModule):
+    """Also has something to validate on."""
+
+    def val_dataloader(self):
+        return DataLoader([0])
 
 
 def fit(module, datamodule, folder, *, epochs=3, ckpt=None, callbacks=(), **fields):
@@ -226,7 +230,8 @@ MOMENTS = {
 def test_training_resumes_with_exactly_the_next_batch(packed, fakes, tmp_path, workers, validates):
     def run(ckpt=None, callbacks=()):
         recorder = (Validated if validates else Recorder)(fakes.FakeProcessor())
-        module = RetrievalDataModule(packed, batch_size=6, num_workers=workers, seed=4)
+        data = ValidatedData if validates else RetrievalDataModule
+        module = data(packed, batch_size=6, num_workers=workers, seed=4)
         fit(
             recorder,
             module,

@@ -1,0 +1,82 @@
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+import torch
+
+from mmretrieval.content import Candidate, Content, Query
+from mmretrieval.encoder.backbone import load_processor
+from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_mllm):
+    return load_processor(str(tiny_mllm)).tokenizer
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_mllm):
+    return MLLMEncoder(base=str(tiny_mllm), max_text_tokens=8).input_processor
+
+
+def decoded(tokenizer, inputs, row=0, mask=None):
+    kept = inputs.attention_mask[row].bool() if mask is None else mask[row].bool()
+    return tokenizer.decode(inputs.input_ids[row][kept])
+
+
+IMAGE = "<image>" * 5  # 2 × 2 patches and the newline embedding
+
+
+def test_prompts_follow_the_paper_templates(processor, tokenizer, picture):
+    queries = [
+        Query(Content("a star"), "find it"),
+        Query(Content("a star", picture), "find it"),
+        Query(Content(None, picture)),
+    ]
+    inputs = processor.queries(queries)
+    assert decoded(tokenizer, inputs, 0) == "<s>Instruct: find it\nQuery: a star</s>"
+    assert decoded(tokenizer, inputs, 1) == f"<s>Instruct: find it\nQuery: {IMAGE}\na star</s>"
+    assert decoded(tokenizer, inputs, 2) == f"<s>Query: {IMAGE}\n</s>"
+    pool = processor.candidates([Candidate(Content("a star")), Candidate(Content("a star", picture))])
+    assert decoded(tokenizer, pool, 0) == "<s>a star</s>"
+    assert decoded(tokenizer, pool, 1) == f"<s>{IMAGE}\na star</s>"
+
+
+def test_exactly_the_instruction_is_masked_from_pooling(processor, tokenizer, picture):
+    inputs = processor.queries([Query(Content("a star", picture), "find it"), Query(Content("a star"))])
+    assert decoded(tokenizer, inputs, 0, inputs.pooling_mask) == f"Query: {IMAGE}\na star</s>"
+    assert decoded(tokenizer, inputs, 1, inputs.pooling_mask) == "Query: a star</s>"
+
+
+def test_only_texts_are_shortened(processor, tokenizer, picture):
+    instruction = "an instruction that is far longer than the limit on texts"
+    inputs = processor.queries([Query(Content("x" * 100, picture), instruction)])
+    assert decoded(tokenizer, inputs) == f"<s>Instruct: {instruction}\nQuery: {IMAGE}\n{'x' * 8}</s>"
+
+
+def test_a_text_cannot_forge_special_tokens(processor, tokenizer):
+    inputs = processor.candidates([Candidate(Content("<image></s>"))])
+    assert (inputs.input_ids == tokenizer.convert_tokens_to_ids("<image>")).sum() == 0
+    assert (inputs.input_ids == tokenizer.eos_token_id).sum() == 1
+    forged = processor.queries([Query(Content("a"), "<image>")])
+    assert (forged.input_ids == tokenizer.convert_tokens_to_ids("<image>")).sum() == 0
+
+
+def test_pictures_come_in_row_order_and_padding_is_masked(processor, picture):
+    contents = [Content("a long text"), Content(None, picture), Content("b", picture.rotate(90))]
+    inputs = processor.candidates([Candidate(content) for content in contents])
+    assert inputs.pixel_values.shape == (2, 3, 32, 32)
+    alone = processor.candidates([Candidate(contents[2])])
+    assert torch.equal(inputs.pixel_values[1], alone.pixel_values[0])
+    length = int(inputs.attention_mask[2].sum())
+    assert torch.equal(inputs.input_ids[2, :length], alone.input_ids[0])
+    assert not inputs.pooling_mask[2, length:].any()
+
+
+def test_texts_without_pictures_give_empty_pixels(processor):
+    assert processor.candidates([Candidate(Content("a"))]).pixel_values.shape == (0, 3, 32, 32)
+
+
+def test_the_processor_travels_to_workers(processor):
+    items = [Candidate(Content("a star"))]
+    copy = ForkingPickler.loads(ForkingPickler.dumps(processor))
+    assert torch.equal(copy.candidates(items).input_ids, processor.candidates(items).input_ids)

@@ -1,0 +1,144 @@
+import math
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from mmretrieval.batches import ContrastiveBatch
+from mmretrieval.content import Candidate, Content, Query
+from mmretrieval.encoder.backbone import LoRA
+from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+from mmretrieval.loss import InfoNCE
+from mmretrieval.module import UniversalRetriever
+from mmretrieval.schedules import WarmupCosine
+
+
+@pytest.fixture
+def module(tiny_mllm):
+    encoder = MLLMEncoder(base=str(tiny_mllm), lora=LoRA(rank=4, alpha=8), train_embeddings=True)
+    retriever = UniversalRetriever(encoder, InfoNCE(temperature=0.1))
+    retriever.configure_model()
+    return retriever
+
+
+@pytest.fixture
+def batch(module, picture):
+    """Text, image and mixed queries with positives of other modalities, and one mined negative."""
+    queries = [
+        Query(Content("red star"), "find a picture"),
+        Query(Content(None, picture), "find a text"),
+        Query(Content("what is it", picture.rotate(90)), "find a text"),
+    ]
+    pool = [
+        Candidate(Content(None, picture.rotate(180))),
+        Candidate(Content("blue circle")),
+        Candidate(Content("a square", picture.rotate(270))),
+        Candidate(Content("red star")),
+    ]
+    return ContrastiveBatch(
+        queries=module.input_processor.queries(queries),
+        candidates=module.input_processor.candidates(pool),
+        positive_columns=torch.arange(3),
+        candidate_keys=torch.tensor([11, 12, 13, 14]),
+        positive_keys=torch.tensor([[11], [12], [13]]),
+        negative_of=torch.tensor([0]),
+        query_rows=torch.arange(3),
+    )
+
+
+def logged(module, monkeypatch):
+    values = {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: values.update({name: float(value)}))
+    monkeypatch.setattr(
+        module, "log_dict", lambda many, **_: values.update({k: float(v) for k, v in many.items()})
+    )
+    return values
+
+
+def test_a_step_has_the_loss_of_its_embeddings(module, batch, monkeypatch):
+    values = logged(module, monkeypatch)
+    loss = module.training_step(batch, 0)
+    with torch.no_grad():
+        scores = module.encoder(batch.queries) @ module.encoder(batch.candidates).T / 0.1
+    expected = torch.nn.functional.cross_entropy(scores, torch.arange(3))
+    assert torch.allclose(loss, expected, atol=1e-6)
+    assert {"train/loss", "train/in_batch_accuracy", "train/temperature", "train/negative_similarity"} <= {
+        *values
+    }
+
+
+def test_training_learns_a_mixed_batch_of_all_modalities(module, batch, monkeypatch):
+    logged(module, monkeypatch)
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=3e-3)
+    first = float(module.training_step(batch, 0).detach())
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = module.training_step(batch, 0)
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.1 < first
+
+
+def test_a_loss_that_is_not_finite_stops_training(module, batch, monkeypatch):
+    logged(module, monkeypatch)
+    with torch.no_grad():
+        module.encoder.core.language_model.norm.weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="loss of step 0 is nan"):
+        module.training_step(batch, 0)
+
+
+def test_the_frozen_base_is_left_out_of_the_optimizer(module):
+    optimizer = module.configure_optimizers()["optimizer"]
+    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in module.parameters() if p.requires_grad}
+    assert not any(id(p) in optimized for p in module.encoder.core.vision_tower.parameters())
+
+
+class StandInTrainer:
+    limit_train_batches = 1.0
+    accumulate_grad_batches = 2
+    max_epochs = 3
+    max_steps = -1
+
+    class datamodule:  # noqa: N801
+        steps_per_epoch = 11
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 18),
+        ({"max_steps": 5}, 5),
+        ({"limit_train_batches": 4}, 6),
+        ({"limit_train_batches": 0.5, "accumulate_grad_batches": 1}, 15),
+        ({"max_epochs": -1, "max_steps": 7}, 7),
+    ],
+)
+def test_total_steps_follow_from_trainer_and_data(tiny_mllm, changes, steps):
+    module = UniversalRetriever(MLLMEncoder(base=str(tiny_mllm)), InfoNCE())
+    trainer = StandInTrainer()
+    for name, value in changes.items():
+        setattr(trainer, name, value)
+    module._trainer = trainer
+    assert module.total_steps == steps
+
+
+def test_the_rate_rises_then_falls_to_its_share():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = WarmupCosine(optimizer, 20, warmup_share=0.2, final_share=0.1)
+    assert isinstance(schedule, LambdaLR)
+    rates = []
+    for _ in range(21):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+    assert rates[12] == pytest.approx(2.0 * (0.1 + 0.9 / 2))  # half of the cosine
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[20] == pytest.approx(0.2)
+
+
+def test_a_schedule_of_no_steps_is_an_error():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    with pytest.raises(ValueError, match="total_steps >= 1"):
+        WarmupCosine(optimizer, 0)
