@@ -86,11 +86,12 @@ class AdapterCheckpoint(Callback):
 
 
 @contextmanager
-def replaced_directory(target: Path) -> Iterator[Path]:
+def replaced_directory(target: Path, card: str = CARD) -> Iterator[Path]:
     """Yield a new folder that takes the place of ``target`` when the block ends without an error.
 
     Args:
-        target: A saved retriever, or no folder yet.
+        target: A folder that an earlier call made, or no folder yet.
+        card: A file that only such folders have: nothing else is replaced.
 
     Raises:
         DataError: If ``target`` holds something else.
@@ -100,7 +101,7 @@ def replaced_directory(target: Path) -> Iterator[Path]:
     following, previous = _following(target), _previous(target)
     with staged_directory(following) as stage:
         yield stage
-        _refuse_foreign(target)
+        _refuse_foreign(target, card)
     if target.exists():
         target.rename(previous)
     following.rename(target)
@@ -117,14 +118,14 @@ def _recover(target: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _refuse_foreign(target: Path) -> None:
-    """What is there will be deleted, so it must be a saved retriever."""
-    if not target.exists() or (target / CARD).is_file():
+def _refuse_foreign(target: Path, card: str = CARD) -> None:
+    """What is there will be deleted, so it must have been saved here before."""
+    if not target.exists() or (target / card).is_file():
         return
     if not target.is_dir() or any(target.iterdir()):
         raise DataError(
-            f"{target}: is no saved retriever ({CARD} is missing) and will not be replaced; "
-            "remove it or give AdapterCheckpoint another folder"
+            f"{target}: was not saved by an earlier run ({card} is missing) and will not be replaced; "
+            "remove it or choose another folder"
         )
 
 

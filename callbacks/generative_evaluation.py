@@ -103,7 +103,7 @@ class GenerativeEvaluation(Callback):
 
     def save(self, trainer: Trainer, module: GenerativePretraining, data: DialogueDataModule) -> None:
         """Write weights (bfloat16 safetensors), processor, tokenizer and model card."""
-        with replaced_directory(self.folder) as stage:
+        with replaced_directory(self.folder, "processor_config.json") as stage:
             module.model.bfloat16().save_pretrained(stage)
             data.processor.save_pretrained(stage)
             (stage / "README.md").write_text(self.card(trainer, module, data))

@@ -107,7 +107,7 @@ class UniversalRetriever(LightningModule):
         )
         if not torch.isfinite(output.loss):
             raise FloatingPointError(
-                f"The loss of step {self.global_step} is {float(output.loss)}; lower the learning rate."
+                f"The loss of step {self.global_step} is {float(output.loss.detach())}; lower the learning rate."
             )
         values = {
             "train/loss": output.loss.detach(),

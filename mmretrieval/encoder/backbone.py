@@ -19,7 +19,7 @@ EMBEDDED = "embedded"
 """Name of the small MLLM that ships with the project."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoRA:
     """Low-rank adapters on the language model (Hu et al., 2021, https://arxiv.org/abs/2106.09685).
 

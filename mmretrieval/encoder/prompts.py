@@ -15,7 +15,7 @@ from mmretrieval.content import Candidate, Content, Query
 from mmretrieval.encoder.pixels import TilePixels
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Templates:
     r"""What stands before a content; the paper's are the defaults (https://arxiv.org/abs/2411.02571).
 

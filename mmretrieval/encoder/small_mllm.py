@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
 """How a dialogue is written down, in the language of chat templates."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SmallMLLM:
     """Sizes of the small MLLM.
 

@@ -1,0 +1,176 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from data_modules.synthetic.benchmark import write_benchmark
+from mmretrieval import Content, Query, Retriever
+from mmretrieval.cli import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EMOJI = Path(__file__).parents[3] / "shared" / "data" / "emoji_mbeir"
+FEW = (
+    "--data.init_args.num_workers=0",
+    "--data.init_args.batch_size=8",
+    "--data.init_args.encoding_batch_size=64",
+)
+
+pytestmark = [
+    # Lightning registers its instantiators the old way.
+    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMRETRIEVAL_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+def fit(*files, out, options=()):
+    configs = [word for file in files for word in ("-c", str(CONFIGS / file))]
+    main(["fit", *configs, f"--trainer.default_root_dir={out}", *options])
+
+
+def test_stage1_runs_dry(tmp_path):
+    fit("stage1.yaml", out=tmp_path, options=["--trainer.fast_dev_run=2", "--data.init_args.size=64", *FEW])
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_pretraining_runs_dry(tmp_path):
+    options = ["--trainer.fast_dev_run=1", "--data.init_args.batch_size=4", "--data.init_args.num_workers=0"]
+    options.append("--data.init_args.validation_batches=1")
+    assets = {
+        path: path.stat().st_mtime_ns for path in (CONFIGS.parent / "mmretrieval/encoder/assets").iterdir()
+    }
+    fit("pretrain_small_mllm.yaml", out=tmp_path, options=options)
+    assert assets
+    assert all(path.stat().st_mtime_ns == time for path, time in assets.items())
+
+
+def test_the_overlay_for_ones_own_data_runs_dry(tmp_path):
+    root = tmp_path / "own"
+    write_benchmark(root, seed=1, size=32, progress=False)
+    options = ["--data.root", str(root), "--trainer.fast_dev_run=1", *FEW]
+    fit("stage1.yaml", "data/mbeir.yaml", out=tmp_path / "out", options=options)
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+@pytest.mark.skipif(not EMOJI.is_dir(), reason="the real pictures are not here")
+def test_the_overlay_takes_real_pictures(tmp_path):
+    options = ["--data.root", str(EMOJI), "--trainer.fast_dev_run=1", *FEW]
+    fit("stage1.yaml", "data/mbeir.yaml", out=tmp_path / "out", options=options)
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+def test_a_missing_root_is_one_readable_message(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        fit(
+            "stage1.yaml", "data/mbeir.yaml", out=tmp_path, options=["--data.root", str(tmp_path / "nowhere")]
+        )
+    assert stopped.value.code == 2
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A whole stage 1 in small: two epochs, one mining."""
+    out = tmp_path_factory.mktemp("run")
+    options = ["--trainer.max_epochs=2", "--data.init_args.size=64", *FEW]
+    fit("stage1.yaml", out=out, options=options)
+    return out
+
+
+def test_a_run_leaves_everything_it_promises(run):
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    promised = {
+        "config.yaml",
+        "metrics.json",
+        "report.md",
+        "curves.png",
+        "negatives/round_0.npz",
+        "adapter/adapter.safetensors",
+        "adapter/retriever.json",
+        "runs/global_scenenews_task0.trec",
+        "runs/local_twinscenes_task4.trec",
+        "gallery/shapeiq_task7.png",
+    }
+    assert promised <= files
+    assert any(name.startswith("tensorboard/") for name in files)
+
+
+def test_metrics_have_all_tasks_in_both_pools_and_the_untrained_ones(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"global", "local", "untrained", "epochs"} <= set(metrics)
+    for table in (metrics["global"], metrics["local"], metrics["untrained"]["global"]):
+        assert len(table) == 17  # 16 dataset-tasks and their average
+        tasks = [values["hit@5"] for name, values in table.items() if name != "average"]
+        assert table["average"]["hit@5"] == pytest.approx(np.mean(tasks))
+    assert [done["epoch"] for done in metrics["epochs"]] == [0, 1, 2]
+
+
+def test_interpolated_paths_follow_an_override(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["trainer"]["default_root_dir"] == str(run)
+    assert (run / "checkpoints/last.ckpt").is_file()
+    assert next((run / "tensorboard").rglob("events.*"))
+
+
+def test_scalars_and_galleries_are_in_tensorboard(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next((run / "tensorboard").iterdir())), {"scalars": 0, "images": 0})
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    expected = {
+        "train/loss",
+        "train/in_batch_accuracy",
+        "train/temperature",
+        "train/gradient_norm",
+        "train/queries_per_second",
+        "mining/wrong_modality",
+        "mining/seconds",
+        "global/average/hit@5",
+        "global/average/modality_accuracy@1",
+        "local/average/ndcg@10",
+    }
+    assert expected <= scalars
+    assert any(name.startswith("lr-") for name in scalars)
+    assert events.Tags()["images"]
+
+
+def test_the_trained_retriever_loads_and_embeds_as_in_the_run(run):
+    retriever = Retriever.from_pretrained(run)
+    embeddings = retriever.encode_queries([Query(Content("a red star"), "Find a picture.")])
+    assert embeddings.shape == (1, 192)
+    saved = json.loads((run / "adapter/retriever.json").read_text())
+    assert saved["base"] == "embedded"
+
+
+def test_a_saved_configuration_runs_again(run, tmp_path):
+    options = ["--trainer.fast_dev_run=1", f"--trainer.default_root_dir={tmp_path}"]
+    main(["fit", "-c", str(run / "config.yaml"), *options])
+    assert (run / "metrics.json").is_file()
+
+
+def test_a_trained_checkpoint_is_tested_with_the_metrics_of_its_run(run):
+    main(
+        [
+            "test",
+            "-c",
+            str(CONFIGS / "stage1.yaml"),
+            f"--trainer.default_root_dir={run}",
+            f"--ckpt_path={run}/checkpoints/last.ckpt",
+            "--data.init_args.size=64",
+            *FEW,
+        ]
+    )
+    tested = json.loads((run / "metrics_test.json").read_text())
+    trained = json.loads((run / "metrics.json").read_text())
+    assert tested["global"]["average"] == pytest.approx(trained["global"]["average"], abs=1e-6)
