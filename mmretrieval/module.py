@@ -106,8 +106,9 @@ class UniversalRetriever(LightningModule):
             batch.negative_of,
         )
         if not torch.isfinite(output.loss):
+            found = float(output.loss.detach())
             raise FloatingPointError(
-                f"The loss of step {self.global_step} is {float(output.loss.detach())}; lower the learning rate."
+                f"The loss of step {self.global_step} is {found}; lower the learning rate."
             )
         values = {
             "train/loss": output.loss.detach(),

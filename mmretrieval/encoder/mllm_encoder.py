@@ -41,6 +41,9 @@ class MLLMEncoder(nn.Module):
         train_embeddings: Whether the token embeddings are trained in full.
         max_text_tokens: Longer texts are cut; instructions and pictures never are.
         templates: What stands before a content.
+        chunk_rows: Sequences are sorted by length and embedded so many at a time, each chunk padded only to
+            its own longest; ``None`` embeds a batch at once. The result is the same. Sharded training needs
+            ``None``, since ranks may have different numbers of chunks.
         dtype: Type of the parameters: ``float32``, ``bfloat16`` or ``float16``.
         attention: transformers' attention implementation.
 
@@ -57,6 +60,7 @@ class MLLMEncoder(nn.Module):
         train_embeddings: bool = False,
         max_text_tokens: int = 128,
         templates: Templates = Templates(),  # noqa: B008 - frozen
+        chunk_rows: int | None = None,
         dtype: str = "float32",
         attention: str = "sdpa",
     ) -> None:
@@ -65,8 +69,9 @@ class MLLMEncoder(nn.Module):
             raise UserError(f"encoder.pooling {pooling!r}: choose one of {', '.join(POOLINGS)}")
         if dtype not in ("float32", "bfloat16", "float16"):
             raise UserError(f"encoder.dtype {dtype!r}: choose float32, bfloat16 or float16")
-        if max_text_tokens < 1:
-            raise UserError(f"encoder.max_text_tokens {max_text_tokens}: must be at least 1")
+        for name, value in (("max_text_tokens", max_text_tokens), ("chunk_rows", chunk_rows)):
+            if value is not None and value < 1:
+                raise UserError(f"encoder.{name} {value}: must be at least 1")
         self.base = base
         self.pooling = pooling
         self.lora = lora
@@ -74,6 +79,7 @@ class MLLMEncoder(nn.Module):
         self.train_embeddings = train_embeddings
         self.max_text_tokens = max_text_tokens
         self.templates = templates
+        self.chunk_rows = chunk_rows
         self.dtype = dtype
         self.attention = attention
         self.core: Any = None
@@ -129,6 +135,23 @@ class MLLMEncoder(nn.Module):
         Returns:
             L2-normalised float32 embeddings, ``(N, D)``.
         """
+        if self.chunk_rows is None:
+            return self._embed(inputs)
+        order = inputs.attention_mask.sum(dim=1).argsort(stable=True)
+        chunks = [self._embed(self._rows(inputs, rows)) for rows in order.split(self.chunk_rows)]
+        return torch.cat(chunks)[order.argsort()]
+
+    def _rows(self, inputs: EncoderInputs, rows: Tensor) -> EncoderInputs:
+        """The inputs of some rows, without padding that all of them have."""
+        attention = inputs.attention_mask[rows]
+        length = int(attention.sum(dim=1).max())
+        ids = inputs.input_ids[rows, :length]
+        with_image = (inputs.input_ids == self.core.config.image_token_id).any(dim=1)
+        places = with_image.cumsum(dim=0) - 1
+        pixels = inputs.pixel_values[places[rows][with_image[rows]]]
+        return EncoderInputs(ids, attention[:, :length], inputs.pooling_mask[rows, :length], pixels)
+
+    def _embed(self, inputs: EncoderInputs) -> Tensor:
         pixels = inputs.pixel_values.to(self.core.dtype)
         embeddings = embed_inputs(self.core, family_of(self.core.config), inputs.input_ids, pixels)
         outputs = self.core.language_model(

@@ -114,7 +114,7 @@ def test_a_folder_with_something_else_is_refused_before_training(tmp_path: Path)
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter/thesis.txt").write_text("five years")
     module = Module()
-    with pytest.raises(DataError, match=r"no saved retriever \(retriever\.json is missing\)"):
+    with pytest.raises(DataError, match=r"not saved by an earlier run \(retriever\.json is missing\)"):
         fit(tmp_path, AdapterCheckpoint(), module=module)
     assert module.encoder.saved == []
     assert (tmp_path / "adapter/thesis.txt").read_text() == "five years"

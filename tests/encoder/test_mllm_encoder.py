@@ -46,6 +46,26 @@ def test_embeddings_do_not_depend_on_the_batch(tiny_mllm, contents, pooling):
     assert (together[0] - together[1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_chunks_sorted_by_length_change_neither_embeddings_nor_gradients(tiny_mllm, contents, rows):
+    encoder = perturb(make(tiny_mllm, pooling="mean"))
+    pool = [Candidate(content) for content in [contents[2], contents[0], contents[1], Content("a" * 30)]]
+    inputs = encoder.input_processor.candidates(pool)
+    weights = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
+    results = []
+    for chunk_rows in (None, rows):
+        encoder.chunk_rows = chunk_rows
+        encoder.zero_grad()
+        embeddings = encoder(inputs)
+        (embeddings * weights).sum().backward()
+        gradients = [p.grad.clone() for p in encoder.parameters() if p.requires_grad]
+        results.append((embeddings.detach(), gradients))
+    (whole, whole_gradients), (chunked, chunked_gradients) = results
+    assert torch.allclose(chunked, whole, atol=1e-6)
+    for found, expected in zip(chunked_gradients, whole_gradients, strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
 @torch.no_grad()
 def test_untrained_text_embeddings_are_the_base_models_last_hidden_states(tiny_mllm):
     encoder = make(tiny_mllm)
@@ -144,6 +164,7 @@ def test_layers_that_are_not_there_cannot_be_adapted(tiny_mllm):
         ({"pooling": "max"}, "choose one of"),
         ({"dtype": "int8"}, "float16"),
         ({"max_text_tokens": 0}, "at least 1"),
+        ({"chunk_rows": 0}, "at least 1"),
     ],
 )
 def test_arguments_out_of_range_are_errors(option, message):
