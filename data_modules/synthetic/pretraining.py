@@ -127,11 +127,11 @@ class DialogueDataModule(LightningDataModule):
     def __init__(
         self,
         architecture: SmallMLLM | None = None,
-        batch_size: int = 64,
-        steps: int = 1500,
-        captioning_steps: int = 700,
+        batch_size: int = 32,
+        steps: int = 2400,
+        captioning_steps: int = 1200,
         validation_batches: int = 4,
-        tiled_every: int = 4,
+        tiled_every: int = 5,
         num_workers: int = 1,
         seed: int = 0,
     ) -> None:

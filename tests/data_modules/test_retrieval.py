@@ -21,6 +21,7 @@ from mmretrieval.mining import NegativeTable, Stamp
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers:UserWarning",  # the data is tiny
     "ignore:.*treespec, LeafSpec:FutureWarning",  # lightning 2.6 with torch 2.15
+    "ignore:.*have no `validation_step`:UserWarning",  # the plain recorder
     "ignore:.*callbacks used to create the checkpoint need to be provided:UserWarning",  # not wanted again
 )
 

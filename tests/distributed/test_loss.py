@@ -79,6 +79,7 @@ def single():
     return _loss_and_gradients(list(range(QUERIES)), list(range(NEGATIVES)), torch.tensor([0, 1, 2, 3, 4]))
 
 
+@pytest.mark.slow
 def test_ranks_have_the_loss_and_gradient_of_one_process(run_on_ranks, single):
     assert all(float(tensor.abs().max()) > 1e-3 for tensor in single)
     for rank, (even, uneven, gathers) in enumerate(run_on_ranks(_all)):

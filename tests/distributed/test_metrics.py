@@ -35,6 +35,7 @@ def _both(rank, world):
     return [_uneven(rank, world), _one_without_queries(rank, world)]
 
 
+@pytest.mark.slow
 def test_two_uneven_ranks_compute_the_metrics_of_one(run_on_ranks):
     expected = {name: float(value) for name, value in _values(slice(None)).items()}
     assert len(expected) == 6

@@ -1,0 +1,90 @@
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+from data_modules.synthetic.dialogues import DialogueSampler
+from data_modules.synthetic.pretraining import (
+    IGNORED,
+    DialogueBatches,
+    DialogueCollator,
+    DialogueDataModule,
+    DialogueDataset,
+)
+from data_modules.synthetic.scenes import HELD_OUT_PAIRS
+from mmretrieval.encoder.small_mllm import SmallMLLM
+
+TINY = SmallMLLM(
+    vocabulary=400, image_side=32, patch_side=16, vision_width=32, vision_layers=1, width=64, layers=1
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    module = DialogueDataModule(TINY, batch_size=6, steps=4, captioning_steps=2, tiled_every=2, num_workers=0)
+    module.setup("fit")
+    return module
+
+
+def batch(data, start, *, tiled):
+    dataset = DialogueDataset(0, held_out=False)
+    samples = [dataset[index, tiled] for index in range(start, start + 12)]
+    return [dialogue for dialogue, _ in samples], DialogueCollator(data.processor)(samples)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_exactly_the_answers_are_learnt(data, tiled):
+    dialogues, found = batch(data, 0, tiled=tiled)
+    for dialogue, ids, labels in zip(dialogues, found.inputs.input_ids, found.labels, strict=True):
+        answers = "".join(f" {turn.answer}</s>" for turn in dialogue.turns)
+        assert data.tokenizer.decode(labels[labels != IGNORED]) == answers
+        assert torch.equal(labels[labels != IGNORED], ids[labels != IGNORED])
+
+
+def test_each_picture_has_its_image_tokens(data):
+    for tiled, tokens in ((False, 2 * 2 + 1), (True, 2 * 2 + 2 * 3)):
+        dialogues, found = batch(data, 0, tiled=tiled)
+        images = (found.inputs.input_ids == data.processor.image_token_id).sum(dim=1) / tokens
+        assert images.tolist() == [len(dialogue.images) for dialogue in dialogues]
+        assert found.inputs.pixel_values.shape[0] == images.sum()
+        assert len(found.image_sizes) == (images.sum() if tiled else 0)
+
+
+def test_a_dialogue_is_a_function_of_seed_and_index():
+    first, again, other = (DialogueDataset(seed, held_out=False)[7, False][0] for seed in (0, 0, 1))
+    assert first.turns == again.turns
+    assert [image.tobytes() for image in first.images] == [image.tobytes() for image in again.images]
+    assert first.turns != other.turns
+
+
+def test_the_first_dialogues_only_teach_to_see():
+    dataset = DialogueDataset(0, held_out=False, first=40)
+    kinds = Counter(turn.kind for index in range(40) for turn in dataset[index, False][0].turns)
+    assert set(kinds) <= {"caption", "portrait", "rewriting"}
+    later = Counter(turn.kind for index in range(40, 140) for turn in dataset[index, False][0].turns)
+    asked = {"colour", "shape", "size", "place", "count", "background", "relation"}
+    assert asked | {"image-text match", "image-image match", "text-text match", "caption"} <= set(later)
+
+
+def test_training_never_names_a_held_out_pair():
+    def pairs(held_out):
+        sampler = DialogueSampler(random.Random(0), held_out=held_out)
+        captions = [sampler.captioned().turns[0].answer for _ in range(300)]
+        return [f"{c} {s}" for c, s in HELD_OUT_PAIRS if any(f"{c} {s}" in text for text in captions)]
+
+    assert pairs(held_out=False) == []
+    assert pairs(held_out=True)
+
+
+def test_every_nth_batch_is_tiled():
+    batches = list(DialogueBatches(4, 3, tiled_every=2))
+    assert [{tiled for _, tiled in items} for items in batches] == [{False}, {True}, {False}, {True}]
+    assert [index for items in batches for index, _ in items] == list(range(12))
+
+
+def test_matching_answers_are_balanced():
+    sampler = DialogueSampler(random.Random(3), held_out=False)
+    answers = Counter(sampler.compared_pictures().turns[0].answer for _ in range(300))
+    assert set(answers) == {"True", "False"}
+    assert 110 < answers["True"] < 190

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from lightning import Trainer
+from transformers import AutoModelForImageTextToText
+
+from callbacks import GenerativeEvaluation
+from data_modules import DialogueDataModule
+from mmretrieval import GenerativePretraining
+from mmretrieval.encoder.backbone import load_processor
+from mmretrieval.encoder.small_mllm import SmallMLLM
+
+TINY = SmallMLLM(
+    vocabulary=400, image_side=32, patch_side=16, vision_width=32, vision_layers=1, width=64, layers=1
+)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretraining")
+    data = DialogueDataModule(
+        TINY, batch_size=8, steps=12, captioning_steps=6, validation_batches=1, num_workers=0
+    )
+    module = GenerativePretraining(lambda p: torch.optim.AdamW(p, lr=3e-3), warmup_steps=2)
+    evaluation = GenerativeEvaluation(folder / "assets", dialogues=4, batch_size=4)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[evaluation],
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )  # fmt: skip
+    losses = []
+    step = module.training_step
+    module.training_step = lambda batch, batch_idx: losses.append(loss := step(batch, batch_idx)) or loss
+    trainer.fit(module, data)
+    return module, evaluation, folder / "assets", [float(loss.detach()) for loss in losses]
+
+
+def test_the_loss_falls(fitted):
+    *_, losses = fitted
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+
+
+def test_what_is_saved_loads_with_transformers_alone(fitted):
+    module, _, folder, _ = fitted
+    loaded = AutoModelForImageTextToText.from_pretrained(folder)
+    expected = module.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+    assert loaded.dtype == torch.bfloat16
+    assert load_processor(str(folder)).tokenizer.eos_token == "</s>"
+
+
+def test_the_card_tells_what_was_measured(fitted):
+    _, evaluation, folder, _ = fitted
+    card = (folder / "README.md").read_text()
+    assert "12 steps of 8\ndialogues" in card
+    assert evaluation.accuracies
+    for kind, (share, asked) in evaluation.accuracies.items():
+        assert f"| {kind} | {share:.3f} | {asked} |" in card
+    assert "nan" not in card
