@@ -341,7 +341,9 @@ def worker_context(processor: ContentProcessor) -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "data_modules.collate", type(processor).__module__])
+    # This module for Lightning: each worker imports the program's main module, which needs it, and the fork
+    # server of Python 3.11 does not (https://github.com/python/cpython/issues/126631).
+    context.set_forkserver_preload([__name__, type(processor).__module__])
     return context
 
 
