@@ -180,7 +180,7 @@ def draw_gallery(title: str, found: Sequence[Found]) -> Figure:
         found: At least one query.
     """
     columns = 1 + max(len(row.hits) for row in found)
-    figure = Figure(figsize=(2.1 * columns, 0.4 + 2.7 * len(found)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(2.1 * columns, 0.4 + 3.3 * len(found)), dpi=100, layout="constrained")
     figure.suptitle(title, fontsize=10, parse_math=False)
     axes = figure.subplots(len(found), columns, squeeze=False)
     for row, cells in zip(found, axes, strict=True):
