@@ -93,6 +93,7 @@ class MLLMEncoder(nn.Module):
         if self.core is None:
             self.core = load_backbone(self.base, self.dtype, self.attention)
             prepare(self.core, self.lora, projector=self.train_projector, embeddings=self.train_embeddings)
+            self.core.train(self.training)  # transformers loads in evaluation mode
 
     @cached_property
     def input_processor(self) -> InputProcessor:
