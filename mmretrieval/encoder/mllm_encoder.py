@@ -139,7 +139,7 @@ class MLLMEncoder(nn.Module):
         if self.chunk_rows is None:
             return self._embed(inputs)
         order = inputs.attention_mask.sum(dim=1).argsort(stable=True)
-        chunks = [self._embed(self._rows(inputs, rows)) for rows in order.split(self.chunk_rows)]
+        chunks = [self._embed(self._rows(inputs, rows)) for rows in torch.split(order, self.chunk_rows)]
         return torch.cat(chunks)[order.argsort()]
 
     def _rows(self, inputs: EncoderInputs, rows: Tensor) -> EncoderInputs:
