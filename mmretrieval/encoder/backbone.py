@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from mmretrieval.encoder.families import Family, family_of
 from mmretrieval.errors import UserError
@@ -47,6 +47,18 @@ class LoRA:
 def resolve(base: str) -> str:
     """Return the folder or hub name of a base model; ``embedded`` is the one that ships."""
     return str(files("mmretrieval.encoder") / "assets") if base == EMBEDDED else base
+
+
+def load_config(base: str) -> Any:  # noqa: ANN401 - each family has a configuration class of its own
+    """Load a model's configuration.
+
+    Raises:
+        UserError: If there is none at ``base``.
+    """
+    try:
+        return AutoConfig.from_pretrained(resolve(base), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"encoder.base {base!r}: no configuration can be loaded there ({error})") from error
 
 
 def load_processor(base: str) -> Any:  # noqa: ANN401 - transformers' processors share no typed base

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmretrieval.batches import EncoderInputs
-from mmretrieval.encoder.backbone import LoRA, load_backbone, load_processor, prepare, trained_names
+from mmretrieval.encoder.backbone import (
+    LoRA,
+    load_backbone,
+    load_config,
+    load_processor,
+    prepare,
+    trained_names,
+)
 from mmretrieval.encoder.families import embed_inputs, family_of
 from mmretrieval.encoder.pixels import TilePixels
 from mmretrieval.encoder.pooling import POOLINGS
@@ -121,11 +128,7 @@ class MLLMEncoder(nn.Module):
 
     @cached_property
     def _config(self) -> Any:  # noqa: ANN401
-        from transformers import AutoConfig
-
-        from mmretrieval.encoder.backbone import resolve
-
-        return AutoConfig.from_pretrained(resolve(self.base), trust_remote_code=False)
+        return load_config(self.base)
 
     def forward(self, inputs: EncoderInputs) -> Tensor:
         """Embed contents.

@@ -150,6 +150,10 @@ def test_a_missing_base_is_an_error_that_names_it(tmp_path):
     encoder = MLLMEncoder(base=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="nowhere': no model can be loaded there"):
         encoder.load()
+    with pytest.raises(UserError, match="nowhere': no processor can be loaded there"):
+        _ = encoder.input_processor
+    with pytest.raises(UserError, match="nowhere': no configuration can be loaded there"):
+        _ = encoder.embedding_dim
 
 
 def test_layers_that_are_not_there_cannot_be_adapted(tiny_mllm):
