@@ -30,8 +30,7 @@ class DialogueDataset(Dataset[tuple[Dialogue, bool]]):
     Args:
         seed: Seed of the split.
         held_out: Whether scenes show held-out pairs.
-        first: How many dialogues at the start only teach to see. Asked everything from the start, the model
-            learns to guess and takes far longer to look at the picture.
+        first: How many dialogues at the start only teach to see, so that guessing is not learnt first.
     """
 
     def __init__(self, seed: int, *, held_out: bool, first: int = 0) -> None:
