@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmretrieval.content import Candidate, Content, Modality, Query
-    from mmretrieval.encoder.backbone import LoRA
+    from mmretrieval.encoder.adapters import LoRA
     from mmretrieval.encoder.mllm_encoder import MLLMEncoder
-    from mmretrieval.loss import InfoNCE
+    from mmretrieval.loss import InfoNCE, Matryoshka
     from mmretrieval.module import UniversalRetriever
     from mmretrieval.pretraining import GenerativePretraining
     from mmretrieval.retriever import Retriever
@@ -22,6 +22,7 @@ __all__ = [
     "InfoNCE",
     "LoRA",
     "MLLMEncoder",
+    "Matryoshka",
     "Modality",
     "Query",
     "Retriever",
@@ -34,8 +35,9 @@ _MODULES = {
     "Content": "mmretrieval.content",
     "GenerativePretraining": "mmretrieval.pretraining",
     "InfoNCE": "mmretrieval.loss",
-    "LoRA": "mmretrieval.encoder.backbone",
+    "LoRA": "mmretrieval.encoder.adapters",
     "MLLMEncoder": "mmretrieval.encoder.mllm_encoder",
+    "Matryoshka": "mmretrieval.loss",
     "Modality": "mmretrieval.content",
     "Query": "mmretrieval.content",
     "Retriever": "mmretrieval.retriever",

@@ -7,20 +7,40 @@ from typing import NamedTuple
 from torch import Tensor
 
 
+class Pictures(NamedTuple):
+    """The distinct pictures of a batch, each of one or more rows of pixels (tiles, or patches).
+
+    Args:
+        pixels: Rows of all pictures, one picture after the other, ``(R, ...)``.
+        rows: How many rows each picture has, ``(I,)``; I may be 0.
+        tokens: How many image tokens stand for each picture, ``(I,)``.
+        shapes: What else the model needs to know of each picture, as its grid, ``(I, K)``; K may be 0.
+    """
+
+    pixels: Tensor
+    rows: Tensor
+    tokens: Tensor
+    shapes: Tensor
+
+
 class EncoderInputs(NamedTuple):
-    """Tokenised contents, padded on the right.
+    """Tokenised contents, padded.
 
     Args:
         input_ids: Token ids, ``(N, T)``; an image is a run of image tokens.
         attention_mask: 1 at real tokens, 0 at padding, ``(N, T)``.
         pooling_mask: 1 at tokens that pooling may read (neither padding nor the instruction), ``(N, T)``.
-        pixel_values: The pictures of the rows that have one, in row order, ``(I, 3, H, W)``; I may be 0.
+        pictures: The distinct pictures.
+        picture_of: Which of the pictures is shown, for each place that shows one in reading order, ``(P,)``.
+        picture_row: In which of the N contents each of these places is, ``(P,)``.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     pooling_mask: Tensor
-    pixel_values: Tensor
+    pictures: Pictures
+    picture_of: Tensor
+    picture_row: Tensor
 
 
 class ContrastiveBatch(NamedTuple):
@@ -61,11 +81,9 @@ class GenerativeBatch(NamedTuple):
     """Dialogues to be continued.
 
     Args:
-        inputs: Tokens and pixels; ``pixel_values`` is ``(I, tiles, 3, S, S)`` for any-resolution pictures.
+        inputs: Tokens and pixels; ``shapes`` are sizes for any-resolution pictures, empty for whole ones.
         labels: The token itself where it belongs to an answer, -100 elsewhere, ``(N, T)``.
-        image_sizes: Height and width of each any-resolution picture, ``(I, 2)``; whole pictures have none.
     """
 
     inputs: EncoderInputs
     labels: Tensor
-    image_sizes: Tensor

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
@@ -19,7 +20,7 @@ from mmretrieval.batches import ContrastiveBatch, EncodingBatch
 from mmretrieval.distributed import world_size
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.prompts import InputProcessor
-from mmretrieval.loss import InfoNCE
+from mmretrieval.loss import ContrastiveLoss
 
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 """Makes a schedule from the optimizer and the number of steps in all."""
@@ -47,7 +48,7 @@ class UniversalRetriever(LightningModule):
     def __init__(
         self,
         encoder: MLLMEncoder,
-        loss: InfoNCE,
+        loss: ContrastiveLoss,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: SchedulerFactory | None = None,
     ) -> None:
@@ -70,6 +71,13 @@ class UniversalRetriever(LightningModule):
     @override
     def configure_model(self) -> None:
         self.encoder.load()
+
+    @override
+    def on_fit_start(self) -> None:
+        rank_zero_info(f"Base: {self.encoder.describe()}")
+        rank_zero_info("Trainable parameters:")
+        for group in self.encoder.parameter_groups():
+            rank_zero_info(f"  {group.name:<16} {group.trained:>13,} of {group.parameters:>14,}")
 
     @override
     def configure_optimizers(self) -> OptimizerConfig | OptimizerLRSchedulerConfig:

@@ -15,7 +15,9 @@ from transformers import LlavaNextForConditionalGeneration, get_cosine_schedule_
 from typing_extensions import override
 
 from mmretrieval.batches import GenerativeBatch
-from mmretrieval.encoder.families import embed_inputs, family_of
+from mmretrieval.encoder.families import FAMILIES
+from mmretrieval.encoder.language import hidden_states
+from mmretrieval.encoder.vision import picture_features
 
 
 class GenerativePretraining(LightningModule):
@@ -76,23 +78,10 @@ class GenerativePretraining(LightningModule):
         return loss, (logits.detach().argmax(dim=-1) == targets[answered]).float().mean()
 
     def _hidden_states(self, batch: GenerativeBatch) -> Tensor:
-        """Last hidden states ``(N, T, D)``; any-resolution pictures go through transformers' own forward."""
-        core, inputs = self.model.model, batch.inputs
-        if inputs.pixel_values.dim() == 5:
-            outputs = core(
-                input_ids=inputs.input_ids,
-                attention_mask=inputs.attention_mask,
-                pixel_values=inputs.pixel_values,
-                image_sizes=batch.image_sizes,
-                use_cache=False,
-            )
-        else:
-            embeddings = embed_inputs(core, family_of(core.config), inputs.input_ids, inputs.pixel_values)
-            outputs = core.language_model(
-                inputs_embeds=embeddings, attention_mask=inputs.attention_mask, use_cache=False
-            )
-        hidden: Tensor = outputs.last_hidden_state
-        return hidden
+        """Last hidden states ``(N, T, D)``."""
+        core, family = self.model.model, FAMILIES[self.model.config.model_type]
+        features = picture_features(core, family, batch.inputs.pictures)
+        return hidden_states(core, family, batch.inputs, features)
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -8,7 +8,9 @@ from typing import Self, TypeVar
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
 
 from mmretrieval.batches import EncoderInputs
 from mmretrieval.content import Candidate, Content, Query
@@ -24,23 +26,36 @@ class Retriever:
         encoder: A loaded encoder.
         device: Where to compute, as ``cpu`` or ``cuda``.
         batch_size: Contents a forward pass, >= 1.
+        dim: Keep the first so many dimensions of each embedding, normalised again, of a retriever that was
+            trained with :class:`~mmretrieval.loss.Matryoshka`; ``None`` keeps all.
+
+    Raises:
+        ValueError: If ``batch_size`` or ``dim`` is out of range.
     """
 
-    def __init__(self, encoder: MLLMEncoder, device: str = "cpu", batch_size: int = 32) -> None:
+    def __init__(
+        self, encoder: MLLMEncoder, device: str = "cpu", batch_size: int = 32, dim: int | None = None
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}.")
+        if dim is not None and not 1 <= dim <= encoder.embedding_dim:
+            raise ValueError(f"dim must be between 1 and {encoder.embedding_dim}, found {dim}.")
+        self.dim = encoder.embedding_dim if dim is None else dim
         self.encoder = encoder.to(device).eval()
         self.batch_size = batch_size
         self._device = torch.device(device)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str = "cpu", batch_size: int = 32) -> Self:
+    def from_pretrained(
+        cls, path: str | Path, device: str = "cpu", batch_size: int = 32, dim: int | None = None
+    ) -> Self:
         """Load the ``adapter`` folder of a training run.
 
         Args:
             path: The folder, or a run's folder that has it.
             device: Where to compute.
             batch_size: Contents a forward pass.
+            dim: Keep the first so many dimensions of each embedding.
 
         Raises:
             UserError: If files are missing or damaged, or do not fit their base model.
@@ -48,7 +63,7 @@ class Retriever:
         folder = Path(path)
         if (folder / "adapter").is_dir():
             folder = folder / "adapter"
-        return cls(MLLMEncoder.from_pretrained(folder), device, batch_size)
+        return cls(MLLMEncoder.from_pretrained(folder), device, batch_size, dim)
 
     def encode_queries(self, queries: Sequence[Query | Content | str]) -> NDArray[np.float32]:
         """Embed queries.
@@ -78,11 +93,12 @@ class Retriever:
     def _encode(
         self, items: Sequence[T], prepare: Callable[[Sequence[T]], EncoderInputs]
     ) -> NDArray[np.float32]:
-        embeddings = np.empty((len(items), self.encoder.embedding_dim), dtype=np.float32)
+        embeddings = np.empty((len(items), self.dim), dtype=np.float32)
         for start in range(0, len(items), self.batch_size):
             inputs = prepare(items[start : start + self.batch_size])
-            moved = EncoderInputs(*(tensor.to(self._device) for tensor in inputs))
-            embeddings[start : start + self.batch_size] = self.encoder(moved).cpu().numpy()
+            moved = move_data_to_device(inputs, self._device)
+            embedded = normalize(self.encoder(moved)[:, : self.dim], dim=-1)
+            embeddings[start : start + self.batch_size] = embedded.cpu().numpy()
         return embeddings
 
 

@@ -1,8 +1,12 @@
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from mmretrieval.encoder.small_mllm import SmallMLLM
+
+settings.register_profile("default", deadline=None)  # a busy machine is no failure
+settings.load_profile("default")
 
 TINY = SmallMLLM(
     vocabulary=300, image_side=32, patch_side=16, vision_width=32, vision_layers=1, width=64, layers=2

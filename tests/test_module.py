@@ -6,7 +6,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mmretrieval.batches import ContrastiveBatch
 from mmretrieval.content import Candidate, Content, Query
-from mmretrieval.encoder.backbone import LoRA
+from mmretrieval.encoder.adapters import LoRA, TrainedParts
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.loss import InfoNCE
 from mmretrieval.module import UniversalRetriever
@@ -15,7 +15,9 @@ from mmretrieval.schedules import WarmupCosine
 
 @pytest.fixture
 def module(tiny_mllm):
-    encoder = MLLMEncoder(base=str(tiny_mllm), lora=LoRA(rank=4, alpha=8), train_embeddings=True)
+    encoder = MLLMEncoder(
+        base=str(tiny_mllm), lora=LoRA(rank=4, alpha=8), trained=TrainedParts(embeddings=True)
+    )
     retriever = UniversalRetriever(encoder, InfoNCE(temperature=0.1))
     retriever.configure_model()
     return retriever

@@ -9,14 +9,19 @@ from typing import cast
 
 import torch
 from lightning import LightningDataModule
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 
 from data_modules.synthetic.dialogues import Dialogue, DialogueSampler
-from data_modules.synthetic.drawing import SIDE
 from mmretrieval.batches import EncoderInputs, GenerativeBatch
+from mmretrieval.encoder.families import FAMILIES
+from mmretrieval.encoder.pictures import (
+    PictureProcessor,
+    ProcessedPictures,
+    WholePictures,
+    prepare_pictures,
+)
 from mmretrieval.encoder.pixels import TilePixels
 from mmretrieval.encoder.small_mllm import ASSISTANT, IMAGE, USER, SmallMLLM
 
@@ -72,33 +77,38 @@ class DialogueCollator:
     def __init__(self, processor: LlavaNextProcessor) -> None:
         self._processor = processor
         side = processor.image_processor.crop_size["height"]
-        self._pixels = TilePixels(processor.image_processor, side)
-        tile = (side // processor.patch_size) ** 2
-        blank = processor(text=IMAGE, images=Image.new("RGB", (SIDE, SIDE)), return_tensors="pt")
-        tiled = int((blank["input_ids"] == processor.image_token_id).sum())
-        self._image_tokens = {False: tile + 1, True: tiled}
+        token = processor.image_token_id
+        whole = TilePixels(processor.image_processor, side)
+        tokens = (side // processor.patch_size) ** 2 + 1
+        self._prepare: dict[bool, PictureProcessor] = {
+            False: WholePictures(whole, token, tokens),
+            True: ProcessedPictures(processor, FAMILIES["llava_next"], token, tiles=True),
+        }
 
     def __call__(self, samples: Sequence[tuple[Dialogue, bool]]) -> GenerativeBatch:
         """Return the batch of the samples, all of which ask for tiles or none."""
         tiled = samples[0][1]
-        rows = [self._tokens(dialogue, self._image_tokens[tiled]) for dialogue, _ in samples]
+        images = [image for dialogue, _ in samples for image in dialogue.images]
+        image_token = self._processor.image_token_id
+        pictures, picture_of, ids = prepare_pictures(images, self._prepare[tiled], image_token, None)
+        sizes = iter(len(tokens) for tokens in ids)
+        rows = [self._tokens(dialogue, [next(sizes) for _ in dialogue.images]) for dialogue, _ in samples]
+        showing = [row for row, (dialogue, _) in enumerate(samples) for _ in dialogue.images]
+        shown = torch.tensor([picture_of, showing], dtype=torch.long)
+        padded, labels, mask = self._padded(rows)
+        return GenerativeBatch(EncoderInputs(padded, mask, mask, pictures, shown[0], shown[1]), labels)
+
+    def _padded(self, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
         length = max(len(ids) for ids, _ in rows)
         pad = self._processor.tokenizer.pad_token_id
         ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in rows])
         labels = torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows])
         mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in rows])
-        pixels, sizes = self._pictures([image for dialogue, _ in samples for image in dialogue.images], tiled)
-        return GenerativeBatch(EncoderInputs(ids, mask, mask, pixels), labels, sizes)
+        return ids, labels, mask
 
-    def _pictures(self, images: list[Image.Image], tiled: bool) -> tuple[Tensor, Tensor]:
-        if not tiled:
-            return self._pixels(images), torch.zeros(0, 2, dtype=torch.long)
-        inputs = self._processor.image_processor(images, return_tensors="pt")
-        return inputs["pixel_values"], inputs["image_sizes"]
-
-    def _tokens(self, dialogue: Dialogue, image_tokens: int) -> tuple[list[int], list[int]]:
+    def _tokens(self, dialogue: Dialogue, image_tokens: list[int]) -> tuple[list[int], list[int]]:
         tokenizer = self._processor.tokenizer
-        pictures = f"{IMAGE * image_tokens}\n" * len(dialogue.images)
+        pictures = "".join(f"{IMAGE * tokens}\n" for tokens in image_tokens)
         ids, labels = [tokenizer.bos_token_id], [IGNORED]
         for turn in dialogue.turns:
             said = (f"{USER}{pictures}{turn.prompt}{ASSISTANT}", f" {turn.answer}{tokenizer.eos_token}")
@@ -127,8 +137,8 @@ class DialogueDataModule(LightningDataModule):
         self,
         architecture: SmallMLLM | None = None,
         batch_size: int = 32,
-        steps: int = 2400,
-        captioning_steps: int = 1200,
+        steps: int = 5000,
+        captioning_steps: int = 2400,
         validation_batches: int = 4,
         tiled_every: int = 5,
         num_workers: int = 1,

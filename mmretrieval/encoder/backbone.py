@@ -1,47 +1,68 @@
-"""Loads MLLMs and prepares them for training: checks their keys, freezes them, attaches LoRA."""
+"""Loads MLLMs, checks that they are whole, and says what was loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+)
 
-from mmretrieval.encoder.families import Family, family_of
+from mmretrieval.encoder.discovery import Parts
+from mmretrieval.encoder.families import Family
 from mmretrieval.errors import UserError
 
 EMBEDDED = "embedded"
 """Name of the small MLLM that ships with the project."""
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 @dataclass(frozen=True)
-class LoRA:
-    """Low-rank adapters on the language model (Hu et al., 2021, https://arxiv.org/abs/2106.09685).
+class Loading:
+    """How a base model is loaded.
 
     Args:
-        rank: Rank of the adapters, >= 1; 8 in MM-Embed.
-        alpha: The update is scaled by ``alpha / rank``; 64 in MM-Embed.
-        dropout: Share of the adapters' inputs that training drops, in [0, 1).
-        modules: Names of the linear layers that get an adapter.
+        dtype: Type of the parameters: ``float32``, ``bfloat16`` or ``float16``.
+        attention: transformers' attention implementation, as ``eager``, ``sdpa`` or ``flash_attention_2``.
+        revision: Branch, tag or commit of a hub name.
+        language_model: Folder or hub name of a text model that takes the language model's place, as NV-Embed
+            does in MM-Embed.
+        quantization: ``nf4`` keeps the frozen language model in 4 bits (QLoRA, Dettmers et al., 2023,
+            https://arxiv.org/abs/2305.14314); needs CUDA and bitsandbytes.
+        parts: Names of the model's parts, for a family that the project does not know.
+        trust_remote_code: Whether Python code that comes with the model is executed. Leave it at false unless
+            you have read that code.
+
+    Raises:
+        UserError: If a value is out of range.
     """
 
-    rank: int = 8
-    alpha: float = 64.0
-    dropout: float = 0.0
-    modules: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
+    dtype: str = "float32"
+    attention: str = "sdpa"
+    revision: str | None = None
+    language_model: str | None = None
+    quantization: str | None = None
+    parts: Parts | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"encoder.loading.dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        if self.quantization not in (None, "nf4"):
+            raise UserError(
+                f"encoder.loading.quantization {self.quantization!r}: choose nf4, or leave it out"
+            )
+        if self.quantization is not None and self.language_model is not None:
+            raise UserError("encoder.loading: quantization and language_model cannot be combined")
 
 
 def resolve(base: str) -> str:
@@ -49,39 +70,56 @@ def resolve(base: str) -> str:
     return str(files("mmretrieval.encoder") / "assets") if base == EMBEDDED else base
 
 
-def load_config(base: str) -> Any:  # noqa: ANN401 - each family has a configuration class of its own
+def load_config(base: str, loading: Loading) -> Any:  # noqa: ANN401 - each family has a configuration class of its own
     """Load a model's configuration.
 
     Raises:
         UserError: If there is none at ``base``.
     """
     try:
-        return AutoConfig.from_pretrained(resolve(base), trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            resolve(base), revision=_revision(loading), trust_remote_code=loading.trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"encoder.base {base!r}: no configuration can be loaded there ({error})") from error
 
 
-def load_processor(base: str) -> Any:  # noqa: ANN401 - transformers' processors share no typed base
+def load_processor(
+    base: str,
+    loading: Loading = Loading(),
+    backend: str = "torchvision",
+) -> Any:  # noqa: ANN401 - transformers' processors share no typed base
     """Load a model's processor (tokenizer and image processor).
+
+    Args:
+        base: A folder, a hub name, or ``embedded``.
+        loading: Revision, and whether remote code is trusted.
+        backend: What resizes pictures: ``torchvision`` or ``pil``.
 
     Raises:
         UserError: If there is none at ``base``.
     """
+    options: dict[str, Any] = {
+        "revision": _revision(loading),
+        "trust_remote_code": loading.trust_remote_code,
+    }
     try:
-        return AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            resolve(base), trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
+        processor = AutoProcessor.from_pretrained(resolve(base), **options)  # type: ignore[no-untyped-call]
+        if backend != "torchvision":
+            processor.image_processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+                resolve(base), backend=backend, **options
+            )
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(f"encoder.base {base!r}: no processor can be loaded there ({error})") from error
+    return processor
 
 
-def load_backbone(base: str, dtype: str, attention: str) -> Any:  # noqa: ANN401
+def load_backbone(base: str, loading: Loading = Loading()) -> Any:  # noqa: ANN401 - frozen
     """Load an image-text-to-text model, without its language-modelling head, and check that it is whole.
 
     Args:
         base: A folder, a hub name, or ``embedded``.
-        dtype: Name of the parameters' type, as ``float32`` or ``bfloat16``.
-        attention: transformers' attention implementation, as ``sdpa``.
+        loading: How to load it.
 
     Returns:
         The model's core: vision tower, projector and language model.
@@ -92,13 +130,15 @@ def load_backbone(base: str, dtype: str, attention: str) -> Any:  # noqa: ANN401
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             resolve(base),
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
+            revision=_revision(loading),
+            dtype=getattr(torch, loading.dtype),
+            attn_implementation=loading.attention,
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=loading.trust_remote_code,
             output_loading_info=True,
+            **_quantization(loading),
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(f"encoder.base {base!r}: no model can be loaded there ({error})") from error
     model, report = loaded
     wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
@@ -107,43 +147,60 @@ def load_backbone(base: str, dtype: str, attention: str) -> Any:  # noqa: ANN401
     return model.model
 
 
-def prepare(core: Any, lora: LoRA | None, *, projector: bool, embeddings: bool) -> None:  # noqa: ANN401
-    """Freeze a core, except for what is to be trained.
+def _revision(loading: Loading) -> str:
+    return loading.revision or "main"
 
-    Args:
-        core: As :func:`load_backbone` returns it.
-        lora: Adapters to attach to the language model.
-        projector: Whether to train the projector in full.
-        embeddings: Whether to train the token embeddings in full.
+
+def _quantization(loading: Loading) -> dict[str, Any]:
+    """Options that load the language model in 4 bits; vision tower and projector stay as they are."""
+    if loading.quantization is None:
+        return {}
+    if not torch.cuda.is_available() or find_spec("bitsandbytes") is None:
+        raise UserError(
+            "encoder.loading.quantization nf4 needs a CUDA device and bitsandbytes "
+            "(pip install 'mmretrieval[qlora]'); leave it out here"
+        )
+    settings = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, loading.dtype),
+        llm_int8_skip_modules=[
+            "vision_tower",
+            "visual",
+            "vision_model",
+            "multi_modal_projector",
+            "connector",
+        ],
+    )
+    return {"quantization_config": settings, "device_map": {"": torch.cuda.current_device()}}
+
+
+def check_tokens(base: str, processor: Any, family: Family, config: Any) -> tuple[int, int]:  # noqa: ANN401
+    """Check that the tokenizer knows the tokens that stand for pictures.
+
+    Returns:
+        The ids of the placeholder in texts and of the token that the model replaces by features.
 
     Raises:
-        UserError: If the language model has none of the layers that adapters are for.
+        UserError: If a token is missing, or the model's configuration gives it another number.
     """
-    family = family_of(core.config)
-    core.requires_grad_(False)
-    if lora is not None:
-        _attach(core, family, lora)
-    if projector:
-        core.get_submodule(family.projector).requires_grad_(True)
-    if embeddings:
-        core.get_input_embeddings().requires_grad_(True)
-
-
-def _attach(core: nn.Module, family: Family, lora: LoRA) -> None:
-    language_model = core.get_submodule(family.language_model)
-    present = {name.rsplit(".", 1)[-1] for name, _ in language_model.named_modules()}
-    missing = sorted(set(lora.modules) - present)
-    if missing:
-        raise UserError(f"lora.modules: the language model has no layer named {', '.join(missing)}")
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=rf"{family.language_model}\..*\.({'|'.join(lora.modules)})",
-    )
-    inject_adapter_in_model(config, core)
-
-
-def trained_names(core: nn.Module) -> Iterable[str]:
-    """Names of the parameters that training changes, sorted."""
-    return sorted(name for name, parameter in core.named_parameters() if parameter.requires_grad)
+    tokenizer = processor.tokenizer
+    placeholder = getattr(processor, family.placeholder, None)
+    if placeholder is None:
+        raise UserError(f"encoder.base {base!r}: its processor names no {family.placeholder}")
+    text = family.markup.format(image=placeholder)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    number = tokenizer.convert_tokens_to_ids(placeholder)
+    if number is None or ids.count(number) != 1 or number == tokenizer.unk_token_id:
+        raise UserError(
+            f"encoder.base {base!r}: its tokenizer lacks the special token {placeholder}, "
+            "which stands for a picture; add it, or use the tokenizer that belongs to the model"
+        )
+    image_token_id = getattr(config, "image_token_id", None)
+    if image_token_id is None or image_token_id >= len(tokenizer):
+        raise UserError(
+            f"encoder.base {base!r}: the configuration's image_token_id {image_token_id} is no token of its "
+            f"tokenizer, which has {len(tokenizer)}"
+        )
+    return number, int(image_token_id)

@@ -7,29 +7,64 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """How to reach the parts of one family of MLLMs.
+class WholePicture:
+    """How a family that cuts pictures into tiles takes one as a whole, in a single tile.
+
+    transformers cannot be asked for that (it expects at least one more tile), so that we compute it.
 
     Args:
-        projector: Name, below the model's core, of the module between vision tower and language model.
-        vision_tower: Name, below the core, of the vision tower.
-        language_model: Name, below the core, of the language model.
-        image_side: Side in pixels of the pictures that the vision tower takes, from the configuration.
-        image_tokens: How many tokens stand for one picture, from the configuration.
-        embed_images: Core and pixels ``(I, 3, S, S)`` to embeddings ``(I, image_tokens, D)``.
+        side: Side in pixels of the vision tower's pictures, from the configuration.
+        tokens: How many tokens stand for one picture, from the configuration.
+        embed: Core and pixels ``(I, 3, S, S)`` to embeddings ``(I, tokens, D)``.
     """
 
-    projector: str
-    vision_tower: str
-    language_model: str
-    image_side: Callable[[PretrainedConfig], int]
-    image_tokens: Callable[[PretrainedConfig], int]
-    embed_images: Callable[[Any, Tensor], Tensor]
+    side: Callable[[PretrainedConfig], int]
+    tokens: Callable[[PretrainedConfig], int]
+    embed: Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What is to know of one family of MLLMs.
+
+    Module names are those below the model's core, the model without its language-modelling head.
+
+    Args:
+        vision_tower: Name of the vision tower.
+        projectors: Names of the modules that map the tower's features into the language model.
+        language_model: Name of the language model.
+        tiles: Whether the family can cut pictures into tiles.
+        whole: How to take a picture as one tile; ``None`` leaves it to the family's processor.
+        tiling: Option of the family's processor that turns tiles on and off, if there is one.
+        shape: Output of the processor with a row a picture that the vision tower needs as well, if any.
+        batched: Whether the tower wants ``(1, tiles, 3, S, S)`` instead of ``(tiles, 3, S, S)``.
+        markup: What a text shows in a picture's place; ``{image}`` becomes the placeholder.
+        placeholder: Attribute of the processor that names the placeholder.
+        bare: Whether a picture is ``image_seq_length`` image tokens and nothing else, whatever more the
+            processor would put into a text (PaliGemma: the BOS token and a line break).
+        multimodal_rope: Whether positions are three-dimensional in pictures (the core's ``get_rope_index``).
+        token_types: From the places of image tokens ``(N, T)`` to the token types that the core makes its
+            attention mask from; ``None`` if it needs none.
+    """
+
+    vision_tower: str = "vision_tower"
+    projectors: tuple[str, ...] = ("multi_modal_projector",)
+    language_model: str = "language_model"
+    tiles: bool = False
+    whole: WholePicture | None = None
+    tiling: str | None = None
+    shape: str | None = None
+    batched: bool = False
+    markup: str = "{image}"
+    placeholder: str = "image_token"
+    bare: bool = False
+    multimodal_rope: bool = False
+    token_types: Callable[[Tensor], Tensor] | None = None
 
 
 def _tile_side(config: Any) -> int:  # noqa: ANN401
@@ -38,7 +73,8 @@ def _tile_side(config: Any) -> int:  # noqa: ANN401
 
 def _tile_tokens(config: Any) -> int:  # noqa: ANN401
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    return int(patches) + int(config.vision_feature_select_strategy == "full")
+    has_class_token = config.vision_config.model_type.startswith("clip")
+    return int(patches) + int(has_class_token and config.vision_feature_select_strategy == "full")
 
 
 def _project_tiles(core: Any, pixel_values: Tensor) -> Tensor:  # noqa: ANN401 - transformers' models are untyped
@@ -60,50 +96,41 @@ def _project_tiles_with_newline(core: Any, pixel_values: Tensor) -> Tensor:  # n
     return torch.cat([features, newline], dim=1)
 
 
-_LLAVA_PARTS = ("multi_modal_projector", "vision_tower", "language_model")
+_WITH_NEWLINE = WholePicture(_tile_side, lambda config: _tile_tokens(config) + 1, _project_tiles_with_newline)
+_QWEN_MARKUP = "<|vision_start|>{image}<|vision_end|>"
+_SMOL = Family(
+    vision_tower="vision_model",
+    projectors=("connector",),
+    language_model="text_model",
+    tiles=True,
+    tiling="do_image_splitting",
+    batched=True,
+)
 
 FAMILIES: dict[str, Family] = {
-    # Only the picture as a whole, without any-resolution tiles, as in MM-Embed. transformers cannot be asked
-    # for that (it expects at least one more tile), so the features are computed and placed here.
-    "llava_next": Family(
-        *_LLAVA_PARTS, _tile_side, lambda config: _tile_tokens(config) + 1, _project_tiles_with_newline
+    # Whole pictures by default, as in MM-Embed; any-resolution tiles on request.
+    "llava_next": Family(tiles=True, whole=_WITH_NEWLINE, shape="image_sizes"),
+    "llava_onevision": Family(tiles=True, whole=_WITH_NEWLINE, shape="image_sizes"),
+    "llava": Family(whole=WholePicture(_tile_side, _tile_tokens, _project_tiles)),
+    "qwen2_vl": Family(
+        "visual", ("visual.merger",), shape="image_grid_thw", markup=_QWEN_MARKUP, multimodal_rope=True
     ),
-    "llava": Family(*_LLAVA_PARTS, _tile_side, _tile_tokens, _project_tiles),
+    "qwen2_5_vl": Family(
+        "visual", ("visual.merger",), shape="image_grid_thw", markup=_QWEN_MARKUP, multimodal_rope=True
+    ),
+    "qwen3_vl": Family(
+        "visual",
+        ("visual.merger", "visual.deepstack_merger_list"),
+        shape="image_grid_thw",
+        markup=_QWEN_MARKUP,
+        multimodal_rope=True,
+    ),
+    "idefics3": _SMOL,
+    "smolvlm": _SMOL,
+    "internvl": Family(tiles=True, tiling="crop_to_patches"),
+    # Pictures are read in both directions: token type 1 marks them.
+    "gemma3": Family(placeholder="boi_token", token_types=lambda is_image: is_image.long()),
+    # A prefix language model: all of a prompt (token type 0) is read in both directions.
+    "paligemma": Family(bare=True, token_types=lambda is_image: torch.zeros_like(is_image, dtype=torch.long)),
 }
 """Families by the ``model_type`` of their configurations."""
-
-
-def family_of(config: PretrainedConfig) -> Family:
-    """Return the family of a model.
-
-    Raises:
-        ValueError: If there is no record for the family.
-    """
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise ValueError(
-            f"model_type {config.model_type!r} is of no known family ({', '.join(FAMILIES)}); "
-            "add a record to mmretrieval/encoder/families.py"
-        )
-    return family
-
-
-def embed_inputs(core: nn.Module, family: Family, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
-    """Embed tokens, and put each picture's embeddings in the place of its image tokens.
-
-    Args:
-        core: The model without its language-modelling head.
-        family: The model's family.
-        input_ids: Token ids; every picture is a run of ``family.image_tokens`` image tokens.
-        pixel_values: The pictures in the order of their runs.
-
-    Shape:
-        - input_ids: ``(N, T)``, pixel_values: ``(I, 3, S, S)``, output: ``(N, T, D)``.
-    """
-    inner: Any = core
-    embeddings: Tensor = inner.get_input_embeddings()(input_ids)
-    if pixel_values.shape[0] == 0:
-        return embeddings
-    features = family.embed_images(inner, pixel_values).to(embeddings.dtype)
-    places = (input_ids == inner.config.image_token_id).unsqueeze(-1)
-    return embeddings.masked_scatter(places, features)

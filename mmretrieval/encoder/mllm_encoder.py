@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import warnings
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mmretrieval.batches import EncoderInputs
+from mmretrieval.encoder import saving
+from mmretrieval.encoder.adapters import LoRA, ParameterGroup, TrainedParts, parameter_groups, prepare
+from mmretrieval.encoder.attention import make_bidirectional
 from mmretrieval.encoder.backbone import (
-    LoRA,
+    Loading,
+    check_tokens,
     load_backbone,
     load_config,
     load_processor,
-    prepare,
-    trained_names,
+    resolve,
 )
-from mmretrieval.encoder.families import embed_inputs, family_of
+from mmretrieval.encoder.checkpointing import checkpoint_activations
+from mmretrieval.encoder.chunks import length_sorted, rows_of
+from mmretrieval.encoder.discovery import family_of, is_discovered
+from mmretrieval.encoder.families import Family
+from mmretrieval.encoder.fingerprint import fingerprint, model_folder
+from mmretrieval.encoder.language import hidden_states
+from mmretrieval.encoder.language_swap import swap_language_model
+from mmretrieval.encoder.latent_attention import LatentAttentionOptions, load_latent_attention
+from mmretrieval.encoder.pictures import PictureOptions, PictureProcessor, ProcessedPictures, WholePictures
 from mmretrieval.encoder.pixels import TilePixels
-from mmretrieval.encoder.pooling import POOLINGS
-from mmretrieval.encoder.prompts import InputProcessor, Templates
+from mmretrieval.encoder.pooling import POOLINGS, make_pooling
+from mmretrieval.encoder.prompts import Frame, InputProcessor, Templates, chat_frame
+from mmretrieval.encoder.verification import verify_discovered
+from mmretrieval.encoder.vision import PictureFeatures, picture_features
 from mmretrieval.errors import UserError
-
-SETTINGS = "retriever.json"
-WEIGHTS = "adapter.safetensors"
-FORMAT_VERSION = 1
 
 
 class MLLMEncoder(nn.Module):
@@ -42,17 +48,21 @@ class MLLMEncoder(nn.Module):
 
     Args:
         base: The MLLM: a folder, a hub name, or ``embedded`` for the small one that ships.
-        pooling: ``last_token`` (the EOS token) or ``mean``.
-        lora: Adapters on the language model; ``None`` trains none.
-        train_projector: Whether the projector between vision tower and language model is trained in full.
-        train_embeddings: Whether the token embeddings are trained in full.
+        loading: How the base is loaded.
+        pictures: How pictures are prepared.
+        templates: What stands around a content.
         max_text_tokens: Longer texts are cut; instructions and pictures never are.
-        templates: What stands before a content.
+        bidirectional: Whether tokens see later ones too, as in NV-Embed.
+        pooling: ``last_token`` (the EOS token of the default templates), ``mean``, or ``latent_attention``.
+        latent_attention: Sizes of the latent attention, where pooling asks for it.
+        projection: Width of a trained linear map after pooling; ``None``: the language model's own width.
+        lora: Adapters on the language model; ``None`` trains none.
+        trained: Which parts of the model are trained in full.
+        gradient_checkpointing: Whether the language model's layers compute their activations again in the
+            backward pass instead of keeping them.
         chunk_rows: Sequences are sorted by length and embedded so many at a time, each chunk padded only to
             its own longest; ``None`` embeds a batch at once. The result is the same. Sharded training needs
             ``None``, since ranks may have different numbers of chunks.
-        dtype: Type of the parameters: ``float32``, ``bfloat16`` or ``float16``.
-        attention: transformers' attention implementation.
 
     Raises:
         UserError: If an argument is out of range.
@@ -61,35 +71,43 @@ class MLLMEncoder(nn.Module):
     def __init__(
         self,
         base: str = "embedded",
-        pooling: str = "last_token",
-        lora: LoRA | None = LoRA(),  # noqa: B008 - frozen
-        train_projector: bool = True,
-        train_embeddings: bool = False,
+        loading: Loading = Loading(),  # noqa: B008 - frozen, as all defaults here
+        pictures: PictureOptions = PictureOptions(),  # noqa: B008
+        templates: Templates = Templates(),  # noqa: B008
         max_text_tokens: int = 128,
-        templates: Templates = Templates(),  # noqa: B008 - frozen
+        bidirectional: bool = False,
+        pooling: str = "last_token",
+        latent_attention: LatentAttentionOptions = LatentAttentionOptions(),  # noqa: B008
+        projection: int | None = None,
+        lora: LoRA | None = LoRA(),  # noqa: B008
+        trained: TrainedParts = TrainedParts(),  # noqa: B008
+        gradient_checkpointing: bool = False,
         chunk_rows: int | None = None,
-        dtype: str = "float32",
-        attention: str = "sdpa",
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise UserError(f"encoder.pooling {pooling!r}: choose one of {', '.join(POOLINGS)}")
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise UserError(f"encoder.dtype {dtype!r}: choose float32, bfloat16 or float16")
-        for name, value in (("max_text_tokens", max_text_tokens), ("chunk_rows", chunk_rows)):
+        sizes = {"max_text_tokens": max_text_tokens, "chunk_rows": chunk_rows, "projection": projection}
+        for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UserError(f"encoder.{name} {value}: must be at least 1")
         self.base = base
-        self.pooling = pooling
-        self.lora = lora
-        self.train_projector = train_projector
-        self.train_embeddings = train_embeddings
-        self.max_text_tokens = max_text_tokens
+        self.loading = loading
+        self.pictures = pictures
         self.templates = templates
+        self.max_text_tokens = max_text_tokens
+        self.bidirectional = bidirectional
+        self.pooling = pooling
+        self.latent_attention = latent_attention
+        self.projection = projection
+        self.lora = lora
+        self.trained = trained
+        self.gradient_checkpointing = gradient_checkpointing
         self.chunk_rows = chunk_rows
-        self.dtype = dtype
-        self.attention = attention
+        self._swapped = ""
         self.core: Any = None
+        self.pool: Any = None
+        self.head: Any = None
 
     def load(self) -> None:
         """Read the base model, attach the adapters, freeze the rest; does nothing the second time.
@@ -97,41 +115,102 @@ class MLLMEncoder(nn.Module):
         Raises:
             UserError: If the base cannot be loaded as it should.
         """
-        if self.core is None:
-            self.core = load_backbone(self.base, self.dtype, self.attention)
-            prepare(self.core, self.lora, projector=self.train_projector, embeddings=self.train_embeddings)
-            self.core.train(self.training)  # transformers loads in evaluation mode
+        if self.core is not None:
+            return
+        core = load_backbone(self.base, self.loading)
+        if is_discovered(core.config):
+            verify_discovered(core, self.family, self._processor, self.base)
+        self.pool = make_pooling(self.pooling, self._hidden_size, self.latent_attention)
+        if self.loading.language_model is not None:
+            self._swapped = self._swap(core, self.loading.language_model)
+        if self.bidirectional:
+            make_bidirectional(core, self.family)
+        prepare(core, self.family, self.lora, self.trained)
+        if self.gradient_checkpointing:
+            checkpoint_activations(core, self.family)
+        if self.projection is not None:
+            self.head = nn.Linear(self._hidden_size, self.projection, bias=False)
+        self.core = core
+        self.train(self.training)  # transformers loads in evaluation mode
+
+    def _swap(self, core: Any, name: str) -> str:  # noqa: ANN401
+        """Put another language model into the core; returns what is to say about it."""
+        report = swap_language_model(
+            core, self.family.language_model, model_folder(name), self._processor.tokenizer
+        )
+        if report.bidirectional_suggested and not self.bidirectional:
+            warnings.warn(
+                f"{name} was trained with bidirectional attention; set encoder.bidirectional: true",
+                stacklevel=2,
+            )
+        said = f"language model {name} ({report.model_type}, {report.kept_rows} embeddings of the base kept"
+        if self.pooling == "latent_attention":
+            if report.latent_attention:
+                load_latent_attention(self.pool, report.latent_attention)
+            said += ", its latent attention" if report.latent_attention else ", untrained latent attention"
+        return said + ")"
+
+    @cached_property
+    def family(self) -> Family:
+        """What is to know of the base model's family.
+
+        Raises:
+            UserError: If it is not known and cannot be found out.
+        """
+        return family_of(self._config, self.loading.parts)
 
     @cached_property
     def input_processor(self) -> InputProcessor:
         """Turns contents into this encoder's inputs; needs no weights.
 
         Raises:
-            UserError: If the base's processor cannot be loaded.
+            UserError: If the base's processor cannot be loaded, or lacks tokens that the model needs.
         """
-        processor = load_processor(self.base)
-        config = self._config
-        family = family_of(config)
+        processor = self._processor
+        placeholder, image_token = check_tokens(self.base, processor, self.family, self._config)
         return InputProcessor(
             tokenizer=processor.tokenizer,
-            pixels=TilePixels(processor.image_processor, family.image_side(config)),
-            image_token=processor.image_token,
-            image_tokens=family.image_tokens(config),
+            pictures=self._picture_processor(processor, image_token),
+            markup=self.family.markup.format(image=getattr(processor, self.family.placeholder)),
+            placeholder_id=placeholder,
+            image_token_id=image_token,
             templates=self.templates,
             max_text_tokens=self.max_text_tokens,
+            max_pixels=self.pictures.max_pixels,
+            frame=chat_frame(processor) if self.templates.chat else Frame(),
         )
+
+    def _picture_processor(self, processor: Any, image_token: int) -> PictureProcessor:  # noqa: ANN401
+        family, tiles = self.family, self.pictures.tiles
+        if tiles and not family.tiles:
+            raise UserError(
+                f"encoder.pictures.tiles: a {self._config.model_type} cuts no pictures into tiles"
+            )
+        if family.whole is None or tiles:
+            return ProcessedPictures(processor, family, image_token, tiles=tiles)
+        side = family.whole.side(self._config)
+        pixels = TilePixels(processor.image_processor, side, self.pictures.backend)
+        return WholePictures(pixels, image_token, family.whole.tokens(self._config))
 
     @property
     def embedding_dim(self) -> int:
         """Width of the embeddings."""
+        return self.projection or self._hidden_size
+
+    @property
+    def _hidden_size(self) -> int:
         return int(self._config.get_text_config().hidden_size)
 
     @cached_property
     def _config(self) -> Any:  # noqa: ANN401
-        return load_config(self.base)
+        return load_config(self.base, self.loading)
+
+    @cached_property
+    def _processor(self) -> Any:  # noqa: ANN401
+        return load_processor(self.base, self.loading, self.pictures.backend)
 
     def forward(self, inputs: EncoderInputs) -> Tensor:
-        """Embed contents.
+        """Embed contents; vision tower and projector run once for each distinct picture.
 
         Args:
             inputs: N contents of any modalities.
@@ -139,45 +218,65 @@ class MLLMEncoder(nn.Module):
         Returns:
             L2-normalised float32 embeddings, ``(N, D)``.
         """
+        features = picture_features(self.core, self.family, inputs.pictures)
         if self.chunk_rows is None:
-            return self._embed(inputs)
-        order = inputs.attention_mask.sum(dim=1).argsort(stable=True)
-        chunks = [self._embed(self._rows(inputs, rows)) for rows in torch.split(order, self.chunk_rows)]
+            return self._embed(inputs, features)
+        order = length_sorted(inputs)
+        chunks = [
+            self._embed(rows_of(inputs, rows), features) for rows in torch.split(order, self.chunk_rows)
+        ]
         return torch.cat(chunks)[order.argsort()]
 
-    def _rows(self, inputs: EncoderInputs, rows: Tensor) -> EncoderInputs:
-        """The inputs of some rows, without padding that all of them have."""
-        attention = inputs.attention_mask[rows]
-        length = int(attention.sum(dim=1).max())
-        ids = inputs.input_ids[rows, :length]
-        with_image = (inputs.input_ids == self.core.config.image_token_id).any(dim=1)
-        places = with_image.cumsum(dim=0) - 1
-        pixels = inputs.pixel_values[places[rows][with_image[rows]]]
-        return EncoderInputs(ids, attention[:, :length], inputs.pooling_mask[rows, :length], pixels)
-
-    def _embed(self, inputs: EncoderInputs) -> Tensor:
-        pixels = inputs.pixel_values.to(self.core.dtype)
-        embeddings = embed_inputs(self.core, family_of(self.core.config), inputs.input_ids, pixels)
-        outputs = self.core.language_model(
-            inputs_embeds=embeddings, attention_mask=inputs.attention_mask, use_cache=False
-        )
-        pooled = POOLINGS[self.pooling](outputs.last_hidden_state, inputs.pooling_mask)
+    def _embed(self, inputs: EncoderInputs, features: PictureFeatures | None) -> Tensor:
+        hidden = hidden_states(self.core, self.family, inputs, features)
+        pooled = self.pool(hidden, inputs.pooling_mask)
+        if self.head is not None:
+            pooled = self.head(pooled.to(self.head.weight.dtype))
         return functional.normalize(pooled.float(), dim=-1)
 
-    def trained_state(self) -> dict[str, Tensor]:
-        """Copy what training changes to the CPU: adapters, projector, embeddings, by sorted name.
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Count parameters, and those that are trained, by part.
 
         Raises:
             RuntimeError: If the encoder was not loaded.
         """
+        self._require_loaded()
+        return parameter_groups(self, self.family)
+
+    def describe(self) -> str:
+        """Say what is loaded: base, type, parameters' type, revision, and a hash of the base's weights."""
+        revision = getattr(self._config, "_commit_hash", None) or self.loading.revision
+        facts = [self._config.model_type, self.loading.dtype, f"{self.loading.attention} attention"]
+        facts += [f"revision {revision}"] if revision else []
+        facts += [self._swapped] if self._swapped else []
+        facts.append(f"weights {self.base_fingerprint}")
+        return f"{self.base} ({', '.join(facts)})"
+
+    @cached_property
+    def base_fingerprint(self) -> str:
+        """Fingerprint of the weights that training starts from: the base's, and those put into it."""
+        found = [fingerprint(model_folder(resolve(self.base), self.loading.revision))]
+        if self.loading.language_model is not None:
+            found.append(fingerprint(model_folder(self.loading.language_model)))
+        return "+".join(found)
+
+    def _require_loaded(self) -> None:
         if self.core is None:
             raise RuntimeError("The encoder has no weights yet; call load() first.")
-        parameters = dict(self.core.named_parameters())
-        return {name: parameters[name].detach().cpu().contiguous() for name in trained_names(self.core)}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Copy what training changes to the CPU: adapters, projector, embeddings, pooling, by sorted name.
+
+        Raises:
+            RuntimeError: If the encoder was not loaded.
+        """
+        self._require_loaded()
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        return {name: trained[name].detach().cpu().contiguous() for name in sorted(trained)}
 
     def weights_hash(self) -> str:
-        """Return a hex digest of the base's name and of everything trained."""
-        digest = blake2b(self.base.encode(), digest_size=16)
+        """Return a hex digest of the base's weights (:attr:`base_fingerprint`) and of everything trained."""
+        digest = blake2b(self.base_fingerprint.encode(), digest_size=16)
         for name, tensor in self.trained_state().items():
             digest.update(name.encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -185,35 +284,25 @@ class MLLMEncoder(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write what was trained, and the settings to load it again, into an existing folder."""
-        settings = {
-            "format_version": FORMAT_VERSION,
-            "base": self.base,
-            "pooling": self.pooling,
-            "lora": None if self.lora is None else asdict(self.lora),
-            "train_projector": self.train_projector,
-            "train_embeddings": self.train_embeddings,
-            "max_text_tokens": self.max_text_tokens,
-            "templates": asdict(self.templates),
-            "dtype": self.dtype,
-        }
-        save_file(self.trained_state(), folder / WEIGHTS)
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+        saving.save(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Self:
         """Load an encoder that :meth:`save_pretrained` wrote, base included.
 
         Raises:
-            UserError: If files are missing or damaged, or the weights are not exactly those that the settings
-                call for.
+            UserError: If files are missing or damaged, the base is another one than that trained from, or the
+                weights are not exactly those that the settings call for.
         """
-        settings = _read_settings(folder / SETTINGS)
-        lora = settings.pop("lora")
-        if lora is not None:
-            lora = LoRA(**{**lora, "modules": tuple(lora["modules"])})
-        encoder = cls(lora=lora, templates=Templates(**settings.pop("templates")), **settings)
+        settings, base_fingerprint = saving.read_settings(folder)
+        encoder = cls(**settings)
+        if encoder.base_fingerprint != base_fingerprint:
+            raise UserError(
+                f"{folder}: was trained from other weights than those of {encoder.base!r} (fingerprint "
+                f"{base_fingerprint}, found {encoder.base_fingerprint}); give the base it belongs to"
+            )
         encoder.load()
-        encoder.load_trained(folder / WEIGHTS)
+        encoder.load_trained(folder / saving.WEIGHTS)
         return encoder
 
     def load_trained(self, path: Path) -> None:
@@ -222,12 +311,9 @@ class MLLMEncoder(nn.Module):
         Raises:
             UserError: If the file is missing or damaged, or has other names or shapes than are trained here.
         """
-        try:
-            state = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from error
-        parameters = dict(self.core.named_parameters())
-        expected = {name: parameters[name].shape for name in trained_names(self.core)}
+        state = saving.read_weights(path)
+        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        expected = {name: parameter.shape for name, parameter in parameters.items()}
         found = {name: tensor.shape for name, tensor in state.items()}
         if found != expected:
             names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
@@ -235,18 +321,3 @@ class MLLMEncoder(nn.Module):
         with torch.no_grad():
             for name, tensor in state.items():
                 parameters[name].copy_(tensor)
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); give the 'adapter' folder of a training run"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: is no JSON file ({error})") from error
-    version = settings.pop("format_version", None) if isinstance(settings, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format_version {version} instead of {FORMAT_VERSION}")
-    return dict(settings)

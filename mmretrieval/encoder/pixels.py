@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,23 +18,25 @@ class TilePixels:
     Args:
         image_processor: transformers' image processor of the model, for its mean and deviation.
         side: Side of the square tile in pixels.
+        backend: What resizes: ``torchvision`` (faster) or ``pil``; their pixels differ slightly.
     """
 
-    def __init__(self, image_processor: Any, side: int) -> None:  # noqa: ANN401 - untyped in transformers
+    def __init__(self, image_processor: Any, side: int, backend: str = "torchvision") -> None:  # noqa: ANN401
         self.side = side
-        self._interpolation = functional.InterpolationMode.BICUBIC
+        self._backend = backend
         self._mean = [float(value) * 255 for value in image_processor.image_mean]
         self._std = [float(value) * 255 for value in image_processor.image_std]
 
-    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """Return pixels of shape ``(len(images), 3, side, side)``."""
-        if not images:
-            return torch.zeros(0, 3, self.side, self.side)
-        return torch.stack([self._pixels(image) for image in images])
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return pixels of shape ``(3, side, side)``."""
+        pixels = functional.normalize(self._resized(image.convert("RGB")).float(), self._mean, self._std)
+        return torch.as_tensor(pixels)
 
-    def _pixels(self, image: Image.Image) -> Tensor:
-        pixels = functional.pil_to_tensor(image.convert("RGB"))
+    def _resized(self, image: Image.Image) -> Tensor:
         size = [self.side, self.side]
-        resized = functional.resize(pixels, size, interpolation=self._interpolation, antialias=True)
-        normalised: Tensor = functional.normalize(resized.float(), self._mean, self._std)
-        return normalised
+        if self._backend == "pil":
+            small = image.resize((self.side, self.side), Image.Resampling.BICUBIC)
+            return torch.as_tensor(functional.pil_to_tensor(small))
+        pixels = functional.pil_to_tensor(image)
+        bicubic = functional.InterpolationMode.BICUBIC
+        return torch.as_tensor(functional.resize(pixels, size, interpolation=bicubic, antialias=True))

@@ -12,33 +12,72 @@ from PIL import Image
 
 from mmretrieval.batches import EncoderInputs
 from mmretrieval.content import Candidate, Content, Query
-from mmretrieval.encoder.pixels import TilePixels
+from mmretrieval.encoder.pictures import PictureProcessor, prepare_pictures
+from mmretrieval.errors import UserError
 
 
 @dataclass(frozen=True)
 class Templates:
-    r"""What stands before a content; the paper's are the defaults (https://arxiv.org/abs/2411.02571).
+    r"""What stands around a content; the paper's are the defaults (https://arxiv.org/abs/2411.02571).
 
     Args:
         instruction: Before everything else in a query with an instruction; pooling does not read it.
         query: Before a query's content.
         candidate: Before a candidate's content.
         after_image: Between the picture and the text.
+        end: After the content, as ``\nSummarize the above in one word: `` for one-word pooling.
+        eos: Whether the EOS token closes the sequence.
+        chat: Whether all of it is the user's turn of the model's own chat template; the assistant's turn is
+            then opened after it.
     """
 
     instruction: str = "Instruct: {instruction}\n"
     query: str = "Query: "
     candidate: str = ""
     after_image: str = "\n"
+    end: str = ""
+    eos: bool = True
+    chat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a chat template puts before and after the user's words; empty without one.
+
+    Args:
+        before: Text before.
+        after: Text after, up to where the assistant's answer begins.
+    """
+
+    before: str = ""
+    after: str = ""
+
+
+def chat_frame(processor: Any) -> Frame:  # noqa: ANN401 - transformers' processors share no typed base
+    """Read the frame off a processor's chat template.
+
+    Raises:
+        UserError: If it has none, or one that changes the user's words.
+    """
+    words = "The user's words."
+    if getattr(processor, "chat_template", None) is None:
+        raise UserError("encoder.templates.chat: this model has no chat template; leave it out")
+    turn = [{"role": "user", "content": [{"type": "text", "text": words}]}]
+    text = processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    before, found, after = text.partition(words)
+    if not found:
+        raise UserError("encoder.templates.chat: the chat template drops the user's words")
+    # The tokenizer puts the BOS token itself.
+    return Frame(before.removeprefix(processor.tokenizer.bos_token or ""), after)
 
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """A prompt before tokenisation; its first ``masked`` characters are the instruction's."""
+    """A prompt before tokenisation; ``instruction`` is where its first character and its end are."""
 
     before: str
     content: Content
-    masked: int
+    instruction: tuple[int, int]
 
 
 class InputProcessor:
@@ -49,34 +88,43 @@ class InputProcessor:
 
     Args:
         tokenizer: The model's fast tokenizer.
-        pixels: Turns pictures into pixels.
-        image_token: The placeholder that the model replaces by a picture's embeddings.
-        image_tokens: How many placeholders stand for a picture.
-        templates: What stands before a content.
+        pictures: Turns a picture into tokens and pixels.
+        markup: What a text shows in a picture's place.
+        placeholder_id: The token in it that the picture's tokens take the place of.
+        image_token_id: The token that the model replaces by a picture's features.
+        templates: What stands around a content.
         max_text_tokens: Longer texts are cut after so many tokens.
+        max_pixels: Larger pictures are scaled down to so many pixels.
+        frame: What a chat template puts around everything.
 
     Raises:
-        ValueError: If the tokenizer cannot tell where its tokens come from, or has no EOS token.
+        UserError: If the tokenizer cannot tell where its tokens come from, or has no EOS token.
     """
 
     def __init__(
         self,
         tokenizer: Any,  # noqa: ANN401 - the surface of transformers' fast tokenizers is not typed
-        pixels: TilePixels,
-        image_token: str,
-        image_tokens: int,
+        pictures: PictureProcessor,
+        markup: str,
+        placeholder_id: int,
+        image_token_id: int,
         templates: Templates,
         max_text_tokens: int,
+        max_pixels: int | None = None,
+        frame: Frame = Frame(),
     ) -> None:
         if not tokenizer.is_fast or tokenizer.eos_token_id is None:
-            raise ValueError("The encoder needs a fast tokenizer with an EOS token; this model has none.")
+            raise UserError("The encoder needs a fast tokenizer with an EOS token; this model has none.")
         self._tokenizer = tokenizer
-        self._pixels = pixels
-        self._image = image_token * image_tokens
+        self._pictures = pictures
+        self._markup = markup
+        self._placeholder_id = placeholder_id
+        self._image_token_id = image_token_id
         self._templates = templates
         self._max_text_tokens = max_text_tokens
-        special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special)))
+        self._max_pixels = max_pixels
+        self._frame = frame
+        self._special = re.compile("|".join(map(re.escape, _special_tokens(tokenizer))))
 
     def queries(self, queries: Sequence[Query]) -> EncoderInputs:
         """Prepare queries.
@@ -92,33 +140,69 @@ class InputProcessor:
         Args:
             candidates: N candidates, of any modalities.
         """
-        return self._inputs([_Prompt(self._templates.candidate, item.content, 0) for item in candidates])
+        before = self._frame.before + self._templates.candidate
+        return self._inputs([_Prompt(before, item.content, (0, 0)) for item in candidates])
 
     def _query(self, query: Query) -> _Prompt:
         instruction = ""
         if query.instruction:
             instruction = self._templates.instruction.format(instruction=self._plain(query.instruction))
-        return _Prompt(instruction + self._templates.query, query.content, len(instruction))
+        start = len(self._frame.before)
+        before = self._frame.before + instruction + self._templates.query
+        return _Prompt(before, query.content, (start, start + len(instruction)))
 
     def _inputs(self, prompts: Sequence[_Prompt]) -> EncoderInputs:
+        pictures, picture_of, picture_ids = prepare_pictures(
+            _images(prompts), self._pictures, self._image_token_id, self._max_pixels
+        )
         encoded = self._tokenizer([self._text(prompt) for prompt in prompts], return_offsets_mapping=True)
-        length = max(len(ids) for ids in encoded["input_ids"]) + 1
-        input_ids = torch.full((len(prompts), length), self._padding, dtype=torch.long)
-        attention_mask = torch.zeros(len(prompts), length, dtype=torch.long)
+        remaining = iter(picture_ids)
+        rows = [
+            self._row(ids, offsets, prompt, next(remaining) if prompt.content.image is not None else [])
+            for ids, offsets, prompt in zip(
+                encoded["input_ids"], encoded["offset_mapping"], prompts, strict=True
+            )
+        ]
+        showing = [row for row, prompt in enumerate(prompts) if prompt.content.image is not None]
+        shown = torch.tensor([picture_of, showing], dtype=torch.long)
+        return EncoderInputs(*self._padded(rows), pictures, shown[0], shown[1])
+
+    def _row(
+        self, ids: list[int], offsets: list[tuple[int, int]], prompt: _Prompt, picture: list[int]
+    ) -> tuple[list[int], list[bool]]:
+        """Tokens of one prompt with its picture's in their place, and which of them pooling may read."""
+        first, last = prompt.instruction
+        tokens: list[int] = []
+        read: list[bool] = []
+        for token, (start, stop) in zip(ids, offsets, strict=True):
+            if token == self._placeholder_id:
+                tokens += picture
+                read += [True] * len(picture)
+            else:
+                tokens.append(token)
+                read.append(not (first <= start < stop <= last))
+        if self._templates.eos:
+            tokens.append(self._tokenizer.eos_token_id)
+            read.append(True)
+        return tokens, read
+
+    def _padded(
+        self, rows: Sequence[tuple[list[int], list[bool]]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        length = max(len(tokens) for tokens, _ in rows)
+        input_ids = torch.full((len(rows), length), self._padding, dtype=torch.long)
+        attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
         pooling_mask = torch.zeros_like(attention_mask)
-        for row, (ids, offsets) in enumerate(
-            zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        ):
-            end = len(ids) + 1
-            input_ids[row, :end] = torch.tensor([*ids, self._tokenizer.eos_token_id])
-            attention_mask[row, :end] = 1
-            masked = prompts[row].masked
-            pooling_mask[row, :end] = torch.tensor([stop > masked for _, stop in offsets] + [True])
-        return EncoderInputs(input_ids, attention_mask, pooling_mask, self._pixels(_images(prompts)))
+        for row, (tokens, read) in enumerate(rows):
+            input_ids[row, : len(tokens)] = torch.tensor(tokens)
+            attention_mask[row, : len(tokens)] = 1
+            pooling_mask[row, : len(tokens)] = torch.tensor(read)
+        return input_ids, attention_mask, pooling_mask
 
     def _text(self, prompt: _Prompt) -> str:
-        picture = self._image + self._templates.after_image if prompt.content.image is not None else ""
-        return prompt.before + picture + self._shortened(self._plain(prompt.content.text or ""))
+        picture = self._markup + self._templates.after_image if prompt.content.image is not None else ""
+        text = self._shortened(self._plain(prompt.content.text or ""))
+        return prompt.before + picture + text + self._templates.end + self._frame.after
 
     def _plain(self, text: str) -> str:
         return self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
@@ -139,6 +223,12 @@ class InputProcessor:
         """Padding is masked everywhere, so that any token does where a tokenizer has none for it."""
         padding = self._tokenizer.pad_token_id
         return int(self._tokenizer.eos_token_id if padding is None else padding)
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:  # noqa: ANN401
+    """Tokens with a meaning to the model, longest first; added plain words, as Gemma's, are not."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
 
 
 def _images(prompts: Sequence[_Prompt]) -> list[Image.Image]:

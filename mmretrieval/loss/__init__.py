@@ -1,5 +1,6 @@
 """Training objectives over embeddings."""
 
-from mmretrieval.loss.contrastive import ContrastiveOutput, InfoNCE
+from mmretrieval.loss.contrastive import ContrastiveLoss, ContrastiveOutput, InfoNCE
+from mmretrieval.loss.matryoshka import Matryoshka
 
-__all__ = ["ContrastiveOutput", "InfoNCE"]
+__all__ = ["ContrastiveLoss", "ContrastiveOutput", "InfoNCE", "Matryoshka"]

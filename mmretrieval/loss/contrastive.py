@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from mmretrieval.distributed import all_gather, all_gather_with_gradient, gather_sizes, rank, world_size
-from mmretrieval.loss.functional import false_negative_mask, in_batch_accuracy, info_nce
+from mmretrieval.loss.functional import false_negative_mask, full_precision, in_batch_accuracy, info_nce
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,39 @@ class ContrastiveOutput:
     masked_share: Tensor
 
 
-class InfoNCE(nn.Module):
+class ContrastiveLoss(nn.Module, ABC):
+    """What trains a retriever: pulls each query to its positive, and away from the other candidates.
+
+    Shape:
+        - queries: ``(Q, D)``, candidates: ``(C, D)`` with C >= Q, positive_columns: ``(Q,)``,
+          candidate_keys: ``(C,)``, positive_keys: ``(Q, P)``, negative_of: ``(C - Q,)``.
+          Q, C and P may differ between ranks.
+    """
+
+    @abstractmethod
+    def forward(
+        self,
+        queries: Tensor,
+        candidates: Tensor,
+        positive_columns: Tensor,
+        candidate_keys: Tensor,
+        positive_keys: Tensor,
+        negative_of: Tensor | None = None,
+    ) -> ContrastiveOutput:
+        """Compare this rank's queries with the candidates.
+
+        Args:
+            queries: L2-normalised query embeddings.
+            candidates: L2-normalised embeddings: the positives of the Q queries first, then mined negatives.
+            positive_columns: Each query's labelled positive, as a row of this rank's ``candidates``.
+            candidate_keys: Content key of each candidate.
+            positive_keys: Content keys of each query's known positives, padded with 0.
+            negative_of: For each mined negative the query it was mined for; only reported, never a
+                restriction.
+        """
+
+
+class InfoNCE(ContrastiveLoss):
     """Cross-entropy over in-batch and mined negatives.
 
     Van den Oord et al., 2018, https://arxiv.org/abs/1807.03748.
@@ -50,11 +84,6 @@ class InfoNCE(nn.Module):
         learnable_temperature: Train the logarithm of the temperature with the model.
         min_temperature: Lower bound of a learnable temperature, > 0 and at most ``temperature``.
         gather: Whether candidates of all ranks serve as negatives.
-
-    Shape:
-        - queries: ``(Q, D)``, candidates: ``(C, D)`` with C >= Q, positive_columns: ``(Q,)``,
-          candidate_keys: ``(C,)``, positive_keys: ``(Q, P)``, negative_of: ``(C - Q,)``.
-          Q, C and P may differ between ranks.
 
     Raises:
         ValueError: If ``temperature`` or ``min_temperature`` is out of range.
@@ -91,6 +120,7 @@ class InfoNCE(nn.Module):
         """The current softmax temperature, a scalar."""
         return self.log_temperature.exp()
 
+    @override
     def forward(
         self,
         queries: Tensor,
@@ -102,14 +132,7 @@ class InfoNCE(nn.Module):
     ) -> ContrastiveOutput:
         """Compare this rank's queries with the candidates of all ranks.
 
-        Args:
-            queries: L2-normalised query embeddings.
-            candidates: L2-normalised embeddings: the positives of the Q queries first, then mined negatives.
-            positive_columns: Each query's labelled positive, as a row of this rank's ``candidates``.
-            candidate_keys: Content key of each candidate.
-            positive_keys: Content keys of each query's known positives, padded with 0.
-            negative_of: For each mined negative the query it was mined for; only reported, never a
-                restriction.
+        The arguments are those of :meth:`ContrastiveLoss.forward`.
 
         Raises:
             ValueError: If the shapes do not fit each other.
@@ -117,7 +140,7 @@ class InfoNCE(nn.Module):
         _check_shapes(queries, candidates, positive_columns, candidate_keys, positive_keys, negative_of)
         self._keep_above_minimum()
         with torch.autocast(queries.device.type, enabled=False):
-            queries, candidates = _full_precision(queries), _full_precision(candidates)
+            queries, candidates = full_precision(queries), full_precision(candidates)
             columns, keys, offset, scale = self._global_columns(queries, candidates, candidate_keys)
             positive_columns = positive_columns + offset
             similarities_qc = queries @ columns.T
@@ -152,11 +175,6 @@ class InfoNCE(nn.Module):
         if self.learnable_temperature and self.training:
             with torch.no_grad():
                 self.log_temperature.clamp_(min=math.log(self.min_temperature))
-
-
-def _full_precision(embeddings: Tensor) -> Tensor:
-    """At least float32: bfloat16 scores would round away differences between near duplicates."""
-    return embeddings.float() if embeddings.dtype in (torch.float16, torch.bfloat16) else embeddings
 
 
 def _negative_similarity(queries: Tensor, candidates: Tensor, negative_of: Tensor | None) -> Tensor | None:

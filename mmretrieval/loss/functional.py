@@ -24,7 +24,7 @@ def info_nce(scores_qc: Tensor, positive_columns: Tensor, valid_qc: Tensor | Non
         - scores_qc: ``(Q, C)``, positive_columns: ``(Q,)`` int64, valid_qc: ``(Q, C)`` boolean,
           output: ``(Q,)``.
     """
-    scores_qc = _widened(scores_qc)
+    scores_qc = full_precision(scores_qc)
     positive_q1 = positive_columns[:, None]
     if valid_qc is not None:
         valid_qc = valid_qc.scatter(1, positive_q1, True)
@@ -77,5 +77,6 @@ def in_batch_accuracy(scores_qc: Tensor, positive_columns: Tensor, valid_qc: Ten
     return (scores_qc.gather(1, positive_q1)[:, 0] > rivals_qc.amax(dim=1)).float()
 
 
-def _widened(scores: Tensor) -> Tensor:
-    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+def full_precision(values: Tensor) -> Tensor:
+    """At least float32: half-precision scores would round away differences between near duplicates."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -18,7 +18,7 @@ from data_modules.corpus import PackedCorpus
 from data_modules.formats.mbeir import MBEIRWriter
 from data_modules.formats.records import CandidateRecord, InstructionRecord, QueryRecord
 from data_modules.packing import pack
-from mmretrieval.batches import EncoderInputs, EncodingBatch
+from mmretrieval.batches import EncoderInputs, EncodingBatch, Pictures
 from mmretrieval.content import MODALITIES, Modality
 
 CANDIDATES, TRAIN, TEST, VOCABULARY, TOKENS = 96, 40, 30, 50, 6
@@ -148,7 +148,9 @@ class FakeData(pl.LightningDataModule):
         def collate(part):
             ids = torch.from_numpy(self.tokens[name][part])
             ones = torch.ones_like(ids)
-            return EncodingBatch(EncoderInputs(ids, ones, ones, torch.empty(0, 3, 2, 2)), torch.tensor(part))
+            none = torch.zeros(0, dtype=torch.long)
+            pictures = Pictures(torch.empty(0, 3, 2, 2), none, none, torch.zeros(0, 0, dtype=torch.long))
+            return EncodingBatch(EncoderInputs(ids, ones, ones, pictures, none, none), torch.tensor(part))
 
         return DataLoader(order, batch_size=self.batch, collate_fn=collate)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mmretrieval.batches import EncoderInputs
+from mmretrieval.batches import EncoderInputs, Pictures
 from mmretrieval.content import Candidate, Content, Query
 
 
@@ -25,9 +25,12 @@ class FakeProcessor:
         tokens = [torch.tensor(list(text.encode())) for text in texts]
         ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
         mask = (ids != 0).long()
-        pictures = [c.image.resize((1, 1)).getpixel((0, 0)) for c in contents if c.image is not None]
-        pixels = torch.tensor(pictures, dtype=torch.float32).reshape(-1, 3, 1, 1)
-        return EncoderInputs(ids, mask, mask, pixels)
+        rows = [row for row, content in enumerate(contents) if content.image is not None]
+        colours = [contents[row].image.resize((1, 1)).getpixel((0, 0)) for row in rows]
+        pixels = torch.tensor(colours, dtype=torch.float32).reshape(-1, 3, 1, 1)
+        ones = torch.ones(len(rows), dtype=torch.long)
+        pictures = Pictures(pixels, ones, ones, torch.zeros(len(rows), 0, dtype=torch.long))
+        return EncoderInputs(ids, mask, mask, pictures, torch.arange(len(rows)), torch.tensor(rows))
 
 
 def texts_of(inputs: EncoderInputs) -> list[str]:

@@ -41,7 +41,7 @@ def test_a_batch_holds_queries_positives_and_the_negatives_mined_for_each(corpus
     assert batch.query_rows.tolist() == [0, 1, 3]
     one, two = corpus.candidate_keys[[0]].tolist(), corpus.candidate_keys[[1, 4]].tolist()
     assert batch.positive_keys.tolist() == [[*one, 0], two, [two[1], 0]]
-    assert batch.candidates.pixel_values.flatten(1).tolist() == [[255, 0, 0]] * 2  # the pictures alone
+    assert batch.candidates.pictures.pixels.flatten(1).tolist() == [[255, 0, 0]] * 2  # the pictures alone
     assert batch.candidate_keys[0] == batch.candidate_keys[3]  # equal contents stay separate columns
 
 
@@ -49,7 +49,7 @@ def test_a_batch_without_negatives_or_pictures_has_empty_tensors(corpus, fakes):
     dataset = TrainingDataset(corpus.queries("train"))
     batch = ContrastiveCollate(fakes.FakeProcessor())([dataset[TrainingItem(1, 0, ())]])
     assert batch.negative_of.shape == (0,)
-    assert batch.candidates.pixel_values.shape == (0, 3, 1, 1)
+    assert batch.candidates.pictures.pixels.shape == (0, 3, 1, 1)
     assert len(batch.candidate_keys) == 1
 
 

@@ -6,8 +6,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from mmretrieval.content import Candidate, Content
-from mmretrieval.encoder.backbone import LoRA
+from mmretrieval.encoder.adapters import LoRA, TrainedParts
+from mmretrieval.encoder.backbone import Loading
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+from mmretrieval.encoder.pictures import PictureOptions
 from mmretrieval.errors import UserError
 
 
@@ -78,13 +80,13 @@ def test_untrained_text_embeddings_are_the_base_models_last_hidden_states(tiny_m
 
 def test_what_is_trained_is_what_was_asked_for(tiny_mllm):
     names = set(make(tiny_mllm).trained_state())
-    assert all("lora_" in name or name.startswith("multi_modal_projector.") for name in names)
-    assert any(name.startswith("multi_modal_projector.") for name in names)
+    assert all("lora_" in name or name.startswith("core.multi_modal_projector.") for name in names)
+    assert any(name.startswith("core.multi_modal_projector.") for name in names)
     adapted = {name.split(".lora_")[0] for name in names if ".lora_" in name}
     assert len(adapted) == 2 * 7  # layers × linear layers of a layer
-    assert all(name.startswith("language_model.") for name in adapted)
-    more = set(make(tiny_mllm, train_embeddings=True).trained_state())
-    assert more - names == {"language_model.embed_tokens.weight"}
+    assert all(name.startswith("core.language_model.") for name in adapted)
+    more = set(make(tiny_mllm, trained=TrainedParts(embeddings=True)).trained_state())
+    assert more - names == {"core.language_model.embed_tokens.weight"}
 
 
 def test_gradients_reach_everything_trained_and_nothing_else(tiny_mllm, contents):
@@ -97,7 +99,9 @@ def test_gradients_reach_everything_trained_and_nothing_else(tiny_mllm, contents
 
 
 def test_a_saved_encoder_comes_back_exactly(tiny_mllm, contents, tmp_path):
-    encoder = perturb(make(tiny_mllm, pooling="mean", train_embeddings=True, max_text_tokens=5))
+    encoder = perturb(
+        make(tiny_mllm, pooling="mean", trained=TrainedParts(embeddings=True), max_text_tokens=5)
+    )
     encoder.save_pretrained(tmp_path)
     loaded = MLLMEncoder.from_pretrained(tmp_path).eval()
     assert torch.equal(embed(loaded, contents), embed(encoder, contents))
@@ -132,8 +136,35 @@ def test_a_folder_without_a_retriever_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"retriever\.json: cannot be read"):
         MLLMEncoder.from_pretrained(tmp_path)
     (tmp_path / "retriever.json").write_text(json.dumps({"format_version": 9}))
-    with pytest.raises(UserError, match="format_version 9 instead of 1"):
+    with pytest.raises(UserError, match="format_version 9 instead of 2"):
         MLLMEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"typo": 1}, r"retriever\.json: keys are missing or unknown: typo"),
+        ({"lora": {"rank": 2, "typo": 1}}, "lora has unknown keys: typo"),
+        ({"lora": 3}, "lora must be an object, found 3"),
+        ({"pictures": {"backend": "other"}}, "choose one of torchvision, pil"),
+        ({"base_fingerprint": "0"}, "was trained from other weights than those of"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_errors(tiny_mllm, tmp_path, change, message):
+    make(tiny_mllm).save_pretrained(tmp_path)
+    path = tmp_path / "retriever.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        MLLMEncoder.from_pretrained(tmp_path)
+
+
+def test_a_saved_file_cannot_grant_remote_code(tiny_mllm, tmp_path):
+    make(tiny_mllm).save_pretrained(tmp_path)
+    path = tmp_path / "retriever.json"
+    settings = json.loads(path.read_text())
+    settings["loading"]["trust_remote_code"] = True
+    path.write_text(json.dumps(settings))
+    assert not MLLMEncoder.from_pretrained(tmp_path).loading.trust_remote_code
 
 
 def test_a_base_with_missing_weights_is_refused(tiny_mllm, tmp_path):
@@ -166,7 +197,7 @@ def test_layers_that_are_not_there_cannot_be_adapted(tiny_mllm):
     ("option", "message"),
     [
         ({"pooling": "max"}, "choose one of"),
-        ({"dtype": "int8"}, "float16"),
+        ({"projection": 0}, "at least 1"),
         ({"max_text_tokens": 0}, "at least 1"),
         ({"chunk_rows": 0}, "at least 1"),
     ],
@@ -174,3 +205,18 @@ def test_layers_that_are_not_there_cannot_be_adapted(tiny_mllm):
 def test_arguments_out_of_range_are_errors(option, message):
     with pytest.raises(UserError, match=message):
         MLLMEncoder(**option)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Loading(dtype="int8"), "choose one of float32, bfloat16, float16"),
+        (lambda: Loading(quantization="int3"), "choose nf4"),
+        (lambda: Loading(quantization="nf4", language_model="folder"), "cannot be combined"),
+        (lambda: PictureOptions(max_pixels=0), "at least 1"),
+        (lambda: PictureOptions(backend="cv2"), "choose one of torchvision, pil"),
+    ],
+)
+def test_options_out_of_range_are_errors(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

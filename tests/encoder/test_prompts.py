@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from mmretrieval.content import Candidate, Content, Query
-from mmretrieval.encoder.backbone import load_processor
+from mmretrieval.encoder.backbone import Loading, load_processor
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_mllm):
-    return load_processor(str(tiny_mllm)).tokenizer
+    return load_processor(str(tiny_mllm), Loading(), "torchvision").tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def test_prompts_follow_the_paper_templates(processor, tokenizer, picture):
 
 def test_exactly_the_instruction_is_masked_from_pooling(processor, tokenizer, picture):
     inputs = processor.queries([Query(Content("a star", picture), "find it"), Query(Content("a star"))])
-    assert decoded(tokenizer, inputs, 0, inputs.pooling_mask) == f"Query: {IMAGE}\na star</s>"
-    assert decoded(tokenizer, inputs, 1, inputs.pooling_mask) == "Query: a star</s>"
+    assert decoded(tokenizer, inputs, 0, inputs.pooling_mask) == f"<s>Query: {IMAGE}\na star</s>"
+    assert decoded(tokenizer, inputs, 1, inputs.pooling_mask) == "<s>Query: a star</s>"
 
 
 def test_only_texts_are_shortened(processor, tokenizer, picture):
@@ -64,16 +64,26 @@ def test_a_text_cannot_forge_special_tokens(processor, tokenizer):
 def test_pictures_come_in_row_order_and_padding_is_masked(processor, picture):
     contents = [Content("a long text"), Content(None, picture), Content("b", picture.rotate(90))]
     inputs = processor.candidates([Candidate(content) for content in contents])
-    assert inputs.pixel_values.shape == (2, 3, 32, 32)
+    assert inputs.pictures.pixels.shape == (2, 3, 32, 32)
+    assert inputs.picture_of.tolist() == [0, 1]
+    assert inputs.picture_row.tolist() == [1, 2]
     alone = processor.candidates([Candidate(contents[2])])
-    assert torch.equal(inputs.pixel_values[1], alone.pixel_values[0])
+    assert torch.equal(inputs.pictures.pixels[1], alone.pictures.pixels[0])
     length = int(inputs.attention_mask[2].sum())
     assert torch.equal(inputs.input_ids[2, :length], alone.input_ids[0])
     assert not inputs.pooling_mask[2, length:].any()
 
 
-def test_texts_without_pictures_give_empty_pixels(processor):
-    assert processor.candidates([Candidate(Content("a"))]).pixel_values.shape == (0, 3, 32, 32)
+def test_texts_without_pictures_give_no_pixels(processor):
+    inputs = processor.candidates([Candidate(Content("a"))])
+    assert inputs.pictures.rows.shape == inputs.picture_of.shape == inputs.picture_row.shape == (0,)
+
+
+def test_a_picture_shown_twice_is_prepared_once(processor, picture):
+    contents = [Content(None, picture), Content("a", picture.rotate(90)), Content("b", picture.copy())]
+    inputs = processor.candidates([Candidate(content) for content in contents])
+    assert inputs.pictures.rows.tolist() == [1, 1]
+    assert inputs.picture_of.tolist() == [0, 1, 0]
 
 
 def test_the_processor_travels_to_workers(processor):

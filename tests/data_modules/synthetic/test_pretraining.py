@@ -47,8 +47,9 @@ def test_each_picture_has_its_image_tokens(data):
         dialogues, found = batch(data, 0, tiled=tiled)
         images = (found.inputs.input_ids == data.processor.image_token_id).sum(dim=1) / tokens
         assert images.tolist() == [len(dialogue.images) for dialogue in dialogues]
-        assert found.inputs.pixel_values.shape[0] == images.sum()
-        assert len(found.image_sizes) == (images.sum() if tiled else 0)
+        assert len(found.inputs.picture_of) == images.sum()
+        assert found.inputs.pictures.shapes.shape[1] == (2 if tiled else 0)
+        assert found.inputs.pictures.tokens.eq(tokens).all()
 
 
 def test_a_dialogue_is_a_function_of_seed_and_index():

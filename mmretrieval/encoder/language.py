@@ -1,0 +1,70 @@
+"""Tokens and picture features to hidden states: one pass through the language model, never its head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mmretrieval.batches import EncoderInputs
+from mmretrieval.encoder.families import Family
+from mmretrieval.encoder.vision import PictureFeatures, compute_dtype
+
+
+def hidden_states(
+    core: Any,  # noqa: ANN401 - transformers' models are untyped
+    family: Family,
+    inputs: EncoderInputs,
+    features: PictureFeatures | None,
+) -> Tensor:
+    """Run the language model over tokens and pictures.
+
+    Args:
+        core: The model without its language-modelling head.
+        family: The model's family.
+        inputs: N contents of T tokens.
+        features: Features of ``inputs.pictures``; ``None`` if there are none.
+
+    Returns:
+        The last layer's hidden states, ``(N, T, D)``.
+    """
+    is_image = inputs.input_ids == core.config.image_token_id
+    # The image token may lie beyond the embedding table; its embedding is replaced anyway.
+    embeddings = core.get_input_embeddings()(inputs.input_ids.masked_fill(is_image, 0))
+    embeddings = embeddings.to(compute_dtype(core))
+    options: dict[str, Any] = {"attention_mask": inputs.attention_mask, "use_cache": False}
+    if family.token_types is not None:
+        options["token_type_ids"] = family.token_types(is_image)
+    if features is None or inputs.picture_of.numel() == 0:
+        return _last(core(inputs_embeds=embeddings, **options))
+    shown, deepstack = features.shown(inputs.picture_of)
+    embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), shown.to(embeddings.dtype))
+    if family.multimodal_rope:
+        options["position_ids"] = _positions(core, inputs, is_image)
+    if not deepstack:
+        return _last(core(inputs_embeds=embeddings, **options))
+    # The core's own forward takes deepstack features from the vision tower alone.
+    return _last(
+        core.get_submodule(family.language_model)(
+            inputs_embeds=embeddings,
+            visual_pos_masks=is_image,
+            deepstack_visual_embeds=[part.to(embeddings.dtype) for part in deepstack],
+            **options,
+        )
+    )
+
+
+def _positions(core: Any, inputs: EncoderInputs, is_image: Tensor) -> Tensor:  # noqa: ANN401
+    """Three-dimensional positions ``(3, N, T)``, as the family defines them."""
+    positions: Tensor = core.get_rope_index(
+        inputs.input_ids,
+        mm_token_type_ids=is_image.int(),
+        image_grid_thw=inputs.pictures.shapes[inputs.picture_of],
+        attention_mask=inputs.attention_mask,
+    )[0]
+    return positions
+
+
+def _last(outputs: Any) -> Tensor:  # noqa: ANN401
+    states: Tensor = outputs.last_hidden_state
+    return states

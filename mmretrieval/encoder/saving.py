@@ -1,0 +1,115 @@
+"""A trained encoder on disk: ``retriever.json`` and ``adapter.safetensors``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmretrieval.encoder.adapters import LoRA, TrainedParts
+from mmretrieval.encoder.backbone import Loading
+from mmretrieval.encoder.discovery import Parts
+from mmretrieval.encoder.latent_attention import LatentAttentionOptions
+from mmretrieval.encoder.pictures import PictureOptions
+from mmretrieval.encoder.prompts import Templates
+from mmretrieval.errors import UserError
+
+if TYPE_CHECKING:
+    from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+
+SETTINGS = "retriever.json"
+WEIGHTS = "adapter.safetensors"
+FORMAT_VERSION = 2
+
+_PLAIN = ("base", "max_text_tokens", "bidirectional", "pooling", "projection")
+_GROUPS: dict[str, Callable[..., Any]] = {
+    "loading": Loading,
+    "pictures": PictureOptions,
+    "templates": Templates,
+    "latent_attention": LatentAttentionOptions,
+    "lora": LoRA,
+    "trained": TrainedParts,
+}
+
+
+def save(encoder: MLLMEncoder, folder: Path) -> None:
+    """Write the trained weights and the settings of a loaded encoder into an existing folder."""
+    settings: dict[str, Any] = {name: getattr(encoder, name) for name in _PLAIN}
+    for name in _GROUPS:
+        group = getattr(encoder, name)
+        settings[name] = None if group is None else asdict(group)
+    settings["loading"].pop("trust_remote_code")  # a saved file must not grant it
+    head = {"format_version": FORMAT_VERSION, "base_fingerprint": encoder.base_fingerprint}
+    save_file(encoder.trained_state(), folder / WEIGHTS)
+    (folder / SETTINGS).write_text(json.dumps(head | settings, indent=1) + "\n")
+
+
+def read_settings(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the arguments of the saved encoder, and the fingerprint of the base it was trained from.
+
+    Raises:
+        UserError: If the file is missing, damaged, of another version, or has other keys.
+    """
+    path = folder / SETTINGS
+    settings = _read_json(path)
+    version = settings.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path}: format_version {version} instead of {FORMAT_VERSION}")
+    base_fingerprint = settings.pop("base_fingerprint", None)
+    expected = {*_PLAIN, *_GROUPS}
+    if set(settings) != expected or not isinstance(base_fingerprint, str):
+        wrong = sorted(expected.symmetric_difference(settings)) or ["base_fingerprint"]
+        raise UserError(f"{path}: keys are missing or unknown: {', '.join(wrong)}")
+    for name, make in _GROUPS.items():
+        if settings[name] is not None:
+            settings[name] = _group(path, name, make, settings[name])
+    return settings, base_fingerprint
+
+
+def _group(path: Path, name: str, make: Callable[..., Any], values: Any) -> Any:  # noqa: ANN401
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: {name} must be an object, found {values!r}")
+    known = {field.name for field in fields(make)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"{path}: {name} has unknown keys: {', '.join(unknown)}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    if name == "loading":
+        values.pop("trust_remote_code", None)
+        if values.get("parts") is not None:
+            values["parts"] = _group(path, "loading.parts", Parts, values["parts"])
+    try:
+        return make(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {name} cannot be used ({error})") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the trained weights.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); give the 'adapter' folder of a training run"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON file ({error})") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: must hold an object")
+    return settings

@@ -1,0 +1,90 @@
+"""Every overlay in configs/model and configs/pooling, with a tiny stand-in for its weights."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import save_file
+from tiny_families import make_tiny
+
+from mmretrieval.cli import main
+from mmretrieval.encoder.latent_attention import PREFIX, LatentAttention, LatentAttentionOptions
+from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FAMILY_OF = {
+    "gemma3_4b": "gemma3",
+    "internvl3_1b": "internvl",
+    "llava_next_7b": "llava_next",
+    "llava_onevision_0_5b": "llava_onevision",
+    "nvembed_llava_next": "llava_next",
+    "paligemma2_3b": "paligemma",
+    "qwen2_5_vl_3b": "qwen2_5_vl",
+    "qwen2_vl_2b": "qwen2_vl",
+    "qwen3_vl_2b": "qwen3_vl",
+    "smolvlm_256m": "idefics3",  # the first SmolVLMs are of that class, the second ones of their own
+}
+MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+POOLINGS = sorted(path.stem for path in (CONFIGS / "pooling").glob("*.yaml"))
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMRETRIEVAL_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
+def dry(overlay, out, options=()):
+    configs = ["-c", str(CONFIGS / "stage1.yaml"), "-c", str(CONFIGS / overlay)]
+    few = ["--data.init_args.size=32", "--data.init_args.batch_size=4", "--data.init_args.num_workers=0"]
+    few += ["--trainer.fast_dev_run=1", "--trainer.callbacks=[]", f"--trainer.default_root_dir={out}"]
+    main(["fit", *configs, *few, *options])
+
+
+def settings_of(overlay):
+    model = yaml.safe_load((CONFIGS / overlay).read_text())["model"]
+    return model["init_args"]["encoder"]["init_args"]
+
+
+def nv_embed(folder):
+    """A stand-in for NV-Embed: a text model with its latent attention, in one file."""
+    encoder = MLLMEncoder(base=str(make_tiny("llava_next", folder / "mllm", seed=3)), lora=None)
+    encoder.load()
+    language_model = encoder.core.language_model
+    language_model.config.save_pretrained(folder)
+    latents = LatentAttention(64, LatentAttentionOptions(latents=512, heads=8, head_width=16))
+    state = {f"embedding_model.{name}": tensor for name, tensor in language_model.state_dict().items()}
+    state |= {f"{PREFIX}{name}": tensor for name, tensor in latents.state_dict().items()}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_overlay_trains_a_tiny_model_of_its_family(name, tmp_path):
+    base = make_tiny(FAMILY_OF[name], tmp_path / "base")
+    prefix = "--model.init_args.encoder.init_args"
+    options = [f"{prefix}.base={base}"]
+    if "language_model" in settings_of(f"model/{name}.yaml")["loading"]:
+        folder = tmp_path / "nv_embed"
+        folder.mkdir()
+        options.append(f"{prefix}.loading.language_model={nv_embed(folder)}")
+        options.append(f"{prefix}.latent_attention.head_width=16")  # 4096 take minutes in bfloat16 on a CPU
+    dry(f"model/{name}.yaml", tmp_path / "out", options)
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_a_pooling_overlay_trains_the_embedded_model(name, tmp_path):
+    dry(f"pooling/{name}.yaml", tmp_path)
+
+
+def test_every_overlay_says_how_to_run_it():
+    for folder in ("model", "pooling"):
+        for path in (CONFIGS / folder).glob("*.yaml"):
+            assert f"-c configs/{folder}/{path.name}" in path.read_text()
