@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -114,12 +116,17 @@ def load_processor(
     return processor
 
 
-def load_backbone(base: str, loading: Loading = Loading()) -> Any:  # noqa: ANN401 - frozen
+def load_backbone(
+    base: str,
+    loading: Loading = Loading(),
+    unquantized: Sequence[str] = (),
+) -> Any:  # noqa: ANN401
     """Load an image-text-to-text model, without its language-modelling head, and check that it is whole.
 
     Args:
         base: A folder, a hub name, or ``embedded``.
         loading: How to load it.
+        unquantized: Names of parts below the core that quantization leaves as they are.
 
     Returns:
         The model's core: vision tower, projector and language model.
@@ -136,9 +143,10 @@ def load_backbone(base: str, loading: Loading = Loading()) -> Any:  # noqa: ANN4
             use_safetensors=True,
             trust_remote_code=loading.trust_remote_code,
             output_loading_info=True,
-            **_quantization(loading),
+            ignore_mismatched_sizes=True,  # they are in the report, and refused below
+            **_quantization(loading, unquantized),
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"encoder.base {base!r}: no model can be loaded there ({error})") from error
     model, report = loaded
     wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
@@ -151,7 +159,32 @@ def _revision(loading: Loading) -> str:
     return loading.revision or "main"
 
 
-def _quantization(loading: Loading) -> dict[str, Any]:
+def check_attention(
+    config: Any,  # noqa: ANN401
+    family: Family,
+    loading: Loading,
+    *,
+    bidirectional: bool,
+) -> None:
+    """Refuse attention kernels that would silently leave out what a model needs.
+
+    Raises:
+        UserError: If the kernel knows no cap on attention scores, or no masks of the family's kind.
+    """
+    name = loading.attention
+    if name == "sdpa" and getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        raise UserError(
+            f"encoder.loading.attention sdpa: this {config.model_type} caps its attention scores, "
+            "which sdpa leaves out; choose eager"
+        )
+    if name.startswith("flash") and family.token_types is not None and not bidirectional:
+        raise UserError(
+            f"encoder.loading.attention {name}: it would read a {config.model_type}'s pictures causally; "
+            "choose sdpa or eager"
+        )
+
+
+def _quantization(loading: Loading, unquantized: Sequence[str]) -> dict[str, Any]:
     """Options that load the language model in 4 bits; vision tower and projector stay as they are."""
     if loading.quantization is None:
         return {}
@@ -165,13 +198,7 @@ def _quantization(loading: Loading) -> dict[str, Any]:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, loading.dtype),
-        llm_int8_skip_modules=[
-            "vision_tower",
-            "visual",
-            "vision_model",
-            "multi_modal_projector",
-            "connector",
-        ],
+        llm_int8_skip_modules=[*(f"model.{name}" for name in unquantized), "lm_head"],
     )
     return {"quantization_config": settings, "device_map": {"": torch.cuda.current_device()}}
 

@@ -45,8 +45,8 @@ class Family:
         batched: Whether the tower wants ``(1, tiles, 3, S, S)`` instead of ``(tiles, 3, S, S)``.
         markup: What a text shows in a picture's place; ``{image}`` becomes the placeholder.
         placeholder: Attribute of the processor that names the placeholder.
-        bare: Whether a picture is ``image_seq_length`` image tokens and nothing else, whatever more the
-            processor would put into a text (PaliGemma: the BOS token and a line break).
+        bare: Whether a picture is ``image_seq_length`` image tokens and the BOS token, and only the processor
+            but not the tokenizer puts the latter (PaliGemma).
         multimodal_rope: Whether positions are three-dimensional in pictures (the core's ``get_rope_index``).
         token_types: From the places of image tokens ``(N, T)`` to the token types that the core makes its
             attention mask from; ``None`` if it needs none.

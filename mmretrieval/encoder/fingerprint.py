@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.utils.hub import cached_file
@@ -27,23 +28,27 @@ ROWS = 16
 ROW_ELEMENTS = 4096
 """Elements of a row that the fingerprint reads, at most."""
 
+_FETCHED = [CONFIG, "*.safetensors", "*.safetensors.index.json", "tokenizer.json"]
 _INDEX_BYTES = 64 * 2**20
 
 
-def model_folder(base: str, revision: str | None = None) -> Path:
+def model_folder(base: str, revision: str | None = None, *, fetch: bool = False) -> Path:
     """Return the local folder of a model: itself, or the snapshot in transformers' cache of a hub name.
 
     A hub model's configuration is downloaded where the cache lacks it; its weights are there only after the
-    model was loaded once.
+    model was loaded once, or if asked for.
 
     Args:
         base: A folder, or a hub name.
         revision: Branch, tag or commit on the hub; ``None`` is its main branch.
+        fetch: Whether to download the weights and the tokenizer of a hub name.
 
     Raises:
         UserError: If there is no model at ``base``.
     """
     try:
+        if fetch and not Path(base).is_dir():
+            return Path(snapshot_download(base, revision=revision, allow_patterns=_FETCHED))
         found = cached_file(base, CONFIG, revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(f"model {base!r}: found neither as a folder nor on the hub ({error})") from error

@@ -43,6 +43,7 @@ _NOT_THE_MODELS = {
     "auto_map",
     "dtype",
     "experts_implementation",
+    "is_causal",
     "model_type",
     "quantization_config",
     "torch_dtype",

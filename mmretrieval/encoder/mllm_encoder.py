@@ -18,6 +18,7 @@ from mmretrieval.encoder.adapters import LoRA, ParameterGroup, TrainedParts, par
 from mmretrieval.encoder.attention import make_bidirectional
 from mmretrieval.encoder.backbone import (
     Loading,
+    check_attention,
     check_tokens,
     load_backbone,
     load_config,
@@ -117,7 +118,9 @@ class MLLMEncoder(nn.Module):
         """
         if self.core is not None:
             return
-        core = load_backbone(self.base, self.loading)
+        check_attention(self._config, self.family, self.loading, bidirectional=self.bidirectional)
+        unquantized = (self.family.vision_tower, *self.family.projectors)
+        core = load_backbone(self.base, self.loading, unquantized)
         if is_discovered(core.config):
             verify_discovered(core, self.family, self._processor, self.base)
         self.pool = make_pooling(self.pooling, self._hidden_size, self.latent_attention)
@@ -136,7 +139,7 @@ class MLLMEncoder(nn.Module):
     def _swap(self, core: Any, name: str) -> str:  # noqa: ANN401
         """Put another language model into the core; returns what is to say about it."""
         report = swap_language_model(
-            core, self.family.language_model, model_folder(name), self._processor.tokenizer
+            core, self.family.language_model, model_folder(name, fetch=True), self._processor.tokenizer
         )
         if report.bidirectional_suggested and not self.bidirectional:
             warnings.warn(
@@ -176,8 +179,9 @@ class MLLMEncoder(nn.Module):
             image_token_id=image_token,
             templates=self.templates,
             max_text_tokens=self.max_text_tokens,
-            max_pixels=self.pictures.max_pixels,
+            max_pixels=None if self.family.multimodal_rope else self.pictures.max_pixels,
             frame=chat_frame(processor) if self.templates.chat else Frame(),
+            opening=[processor.tokenizer.bos_token_id] if self.family.bare else [],
         )
 
     def _picture_processor(self, processor: Any, image_token: int) -> PictureProcessor:  # noqa: ANN401
@@ -187,7 +191,9 @@ class MLLMEncoder(nn.Module):
                 f"encoder.pictures.tiles: a {self._config.model_type} cuts no pictures into tiles"
             )
         if family.whole is None or tiles:
-            return ProcessedPictures(processor, family, image_token, tiles=tiles)
+            return ProcessedPictures(
+                processor, family, image_token, tiles=tiles, max_pixels=self.pictures.max_pixels
+            )
         side = family.whole.side(self._config)
         pixels = TilePixels(processor.image_processor, side, self.pictures.backend)
         return WholePictures(pixels, image_token, family.whole.tokens(self._config))
@@ -219,6 +225,18 @@ class MLLMEncoder(nn.Module):
             L2-normalised float32 embeddings, ``(N, D)``.
         """
         features = picture_features(self.core, self.family, inputs.pictures)
+        embeddings = self._embedded(inputs, features)
+        if features is None and torch.is_grad_enabled():
+            return embeddings + self._unused()
+        return embeddings
+
+    def _unused(self) -> Tensor:
+        """Zero, through all that only pictures train: every rank then has a gradient for every parameter."""
+        names = tuple(f"core.{name}." for name in (self.family.vision_tower, *self.family.projectors))
+        trained = (p for name, p in self.named_parameters() if p.requires_grad and name.startswith(names))
+        return sum((p.sum() for p in trained), start=torch.zeros((), device=self.core.device)) * 0.0
+
+    def _embedded(self, inputs: EncoderInputs, features: PictureFeatures | None) -> Tensor:
         if self.chunk_rows is None:
             return self._embed(inputs, features)
         order = length_sorted(inputs)
@@ -296,12 +314,12 @@ class MLLMEncoder(nn.Module):
         """
         settings, base_fingerprint = saving.read_settings(folder)
         encoder = cls(**settings)
+        encoder.load()  # first: it downloads what a hub name stands for
         if encoder.base_fingerprint != base_fingerprint:
             raise UserError(
                 f"{folder}: was trained from other weights than those of {encoder.base!r} (fingerprint "
                 f"{base_fingerprint}, found {encoder.base_fingerprint}); give the base it belongs to"
             )
-        encoder.load()
         encoder.load_trained(folder / saving.WEIGHTS)
         return encoder
 

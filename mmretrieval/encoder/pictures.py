@@ -92,18 +92,34 @@ class ProcessedPictures:
         family: The model's family.
         image_token_id: The token that the model replaces by features.
         tiles: Whether to cut large pictures into tiles.
+        max_pixels: Budget of a family that takes pictures at their own resolution; it bounds the tokens.
     """
 
-    def __init__(self, processor: Any, family: Family, image_token_id: int, *, tiles: bool) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        processor: Any,  # noqa: ANN401
+        family: Family,
+        image_token_id: int,
+        *,
+        tiles: bool,
+        max_pixels: int | None = None,
+    ) -> None:
         self._processor = processor
         self._family = family
         self._image_token_id = image_token_id
-        self._options = {} if family.tiling is None else {family.tiling: tiles}
+        self._options: dict[str, Any] = {} if family.tiling is None else {family.tiling: tiles}
+        if family.multimodal_rope and max_pixels is not None:
+            smallest = min(processor.image_processor.size["shortest_edge"], max_pixels)
+            self._options["size"] = {"shortest_edge": smallest, "longest_edge": max_pixels}
         self._placeholder = getattr(processor, family.placeholder)
 
     def __call__(self, image: Image.Image) -> Picture:
         """Prepare a picture."""
-        made = self._made(image.convert("RGB"))
+        try:
+            made = self._made(image)
+        except ValueError as error:
+            size = " by ".join(map(str, image.size))
+            raise UserError(f"A picture of {size} pixels cannot be prepared ({error}); crop it") from error
         pixels = made["pixel_values"]
         if self._family.shape is None:
             shape = torch.zeros(0, dtype=torch.long)
@@ -119,7 +135,8 @@ class ProcessedPictures:
 
     def _ids(self, made: Any) -> list[int]:  # noqa: ANN401
         if self._family.bare:
-            return [self._image_token_id] * int(self._processor.image_seq_length)
+            bos = self._processor.tokenizer.bos_token_id
+            return [*[self._image_token_id] * int(self._processor.image_seq_length), bos]
         ids: list[int] = made["input_ids"][0].tolist()
         start = int(ids[0] == self._processor.tokenizer.bos_token_id)
         end = len(ids) - int(ids[-1] == self._processor.tokenizer.eos_token_id)
@@ -133,7 +150,7 @@ def scaled_down(image: Image.Image, max_pixels: int | None) -> Image.Image:
         return image
     factor = math.sqrt(max_pixels / (width * height))
     size = (max(1, int(width * factor)), max(1, int(height * factor)))
-    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def prepare_pictures(
@@ -153,7 +170,8 @@ def prepare_pictures(
     numbers: dict[bytes, int] = {}
     distinct: list[Picture] = []
     picture_of = []
-    for image in images:
+    for shown in images:
+        image = shown.convert("RGB")  # first: equal palette indices are not equal pictures
         number = numbers.setdefault(_content_key(image), len(distinct))
         if number == len(distinct):
             distinct.append(prepare(scaled_down(image, max_pixels)))
@@ -186,5 +204,5 @@ def _same_size(pictures: list[Picture]) -> list[Tensor]:
 
 
 def _content_key(image: Image.Image) -> bytes:
-    header = f"{image.mode} {image.size}".encode()
-    return blake2b(image.tobytes(), digest_size=16, key=blake2b(header, digest_size=32).digest()).digest()
+    """A digest of an RGB picture's size and pixels."""
+    return blake2b(image.tobytes(), digest_size=16, salt=f"{image.size[0]}x{image.size[1]}".encode()).digest()

@@ -67,8 +67,16 @@ def chat_frame(processor: Any) -> Frame:  # noqa: ANN401 - transformers' process
     before, found, after = text.partition(words)
     if not found:
         raise UserError("encoder.templates.chat: the chat template drops the user's words")
-    # The tokenizer puts the BOS token itself.
-    return Frame(before.removeprefix(processor.tokenizer.bos_token or ""), after)
+    tokenizer = processor.tokenizer
+    if tokenizer.bos_token_id is not None and tokenizer(before)["input_ids"][:1] == [tokenizer.bos_token_id]:
+        before = _without_bos(tokenizer, before)
+    return Frame(before, after)
+
+
+def _without_bos(tokenizer: Any, before: str) -> str:  # noqa: ANN401
+    """Leave out the BOS token of a template where the tokenizer puts one of its own as well."""
+    own = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return before.removeprefix(tokenizer.bos_token) if own else before
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,7 @@ class InputProcessor:
         max_text_tokens: Longer texts are cut after so many tokens.
         max_pixels: Larger pictures are scaled down to so many pixels.
         frame: What a chat template puts around everything.
+        opening: Tokens before a content without a picture, for tokenizers that put none themselves.
 
     Raises:
         UserError: If the tokenizer cannot tell where its tokens come from, or has no EOS token.
@@ -112,6 +121,7 @@ class InputProcessor:
         max_text_tokens: int,
         max_pixels: int | None = None,
         frame: Frame = Frame(),
+        opening: Sequence[int] = (),
     ) -> None:
         if not tokenizer.is_fast or tokenizer.eos_token_id is None:
             raise UserError("The encoder needs a fast tokenizer with an EOS token; this model has none.")
@@ -124,6 +134,7 @@ class InputProcessor:
         self._max_text_tokens = max_text_tokens
         self._max_pixels = max_pixels
         self._frame = frame
+        self._opening = list(opening)
         self._special = re.compile("|".join(map(re.escape, _special_tokens(tokenizer))))
 
     def queries(self, queries: Sequence[Query]) -> EncoderInputs:
@@ -172,8 +183,8 @@ class InputProcessor:
     ) -> tuple[list[int], list[bool]]:
         """Tokens of one prompt with its picture's in their place, and which of them pooling may read."""
         first, last = prompt.instruction
-        tokens: list[int] = []
-        read: list[bool] = []
+        tokens = [] if picture else list(self._opening)
+        read = [True] * len(tokens)
         for token, (start, stop) in zip(ids, offsets, strict=True):
             if token == self._placeholder_id:
                 tokens += picture

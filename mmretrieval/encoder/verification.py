@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mmretrieval.batches import EncoderInputs
+from mmretrieval.batches import EncoderInputs, Pictures
 from mmretrieval.encoder.families import Family
 from mmretrieval.encoder.language import hidden_states
 from mmretrieval.encoder.pictures import ProcessedPictures, prepare_pictures
@@ -37,7 +37,8 @@ def verify_discovered(core: Any, family: Family, processor: Any, base: str) -> N
     token = core.config.image_token_id
     prepare = ProcessedPictures(processor, family, token, tiles=True)
     pictures, picture_of, _ = prepare_pictures([image], prepare, token, None)
-    shown = torch.tensor(picture_of)
+    pictures = Pictures(*(part.to(core.device) for part in pictures))
+    shown = torch.tensor(picture_of, device=core.device)
     mask = made["attention_mask"]
     inputs = EncoderInputs(made["input_ids"], mask, mask, pictures, shown, torch.zeros_like(shown))
     ours = hidden_states(core, family, inputs, picture_features(core, family, pictures))

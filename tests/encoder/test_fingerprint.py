@@ -203,3 +203,21 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         model_folder(str(tmp_path))
     with pytest.raises(UserError, match="found neither"):
         model_folder(str(tmp_path / "missing"))
+
+
+def test_a_hub_models_weights_are_fetched_only_when_asked_for(tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, revision, allow_patterns):
+        asked.append((name, revision, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("mmretrieval.encoder.fingerprint.snapshot_download", download)
+    assert model_folder("someone/model", "v1", fetch=True) == tmp_path
+    ((name, revision, patterns),) = asked
+    assert (name, revision) == ("someone/model", "v1")
+    assert {"*.safetensors", "tokenizer.json"} <= set(patterns)
+    assert not any(pattern.endswith((".py", ".bin")) for pattern in patterns)
+    (tmp_path / "config.json").write_text("{}")
+    assert model_folder(str(tmp_path), fetch=True) == tmp_path
+    assert len(asked) == 1

@@ -179,7 +179,7 @@ def test_a_base_with_missing_weights_is_refused(tiny_mllm, tmp_path):
 
 def test_a_missing_base_is_an_error_that_names_it(tmp_path):
     encoder = MLLMEncoder(base=str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="nowhere': no model can be loaded there"):
+    with pytest.raises(UserError, match="nowhere': no configuration can be loaded there"):
         encoder.load()
     with pytest.raises(UserError, match="nowhere': no processor can be loaded there"):
         _ = encoder.input_processor

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_families import make_tiny
 
 from mmretrieval.content import Candidate, Content, Query
@@ -134,13 +135,66 @@ def test_large_pictures_are_scaled_down_to_the_budget_and_keep_their_shape():
     assert scaled_down(Image.new("RGB", (9999, 1)), 10).size[1] == 1
 
 
-def test_a_budget_of_pixels_bounds_the_tokens_of_a_picture(tiny, picture):
-    lengths = []
-    for budget in (None, 32 * 64):
-        encoder = MLLMEncoder(base=str(tiny("qwen2_vl")), pictures=PictureOptions(max_pixels=budget))
-        large = Candidate(Content(None, picture.resize((64, 64))))
-        lengths.append(int(encoder.input_processor.candidates([large]).attention_mask.sum()))
-    assert lengths[1] < lengths[0]
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_budget_of_pixels_bounds_the_tokens_of_a_picture(tiny, picture, family):
+    budget, side = 8 * 16**2, 16  # pixels of a token
+    for size in ((64, 64), (90, 37), (48, 160)):
+        tokens = []
+        for options in (PictureOptions(), PictureOptions(max_pixels=budget)):
+            encoder = MLLMEncoder(base=str(tiny(family)), pictures=options)
+            content = Candidate(Content(None, picture.resize(size)))
+            tokens.append(int(encoder.input_processor.candidates([content]).pictures.tokens))
+        assert tokens[1] <= budget // side**2 < tokens[0]
+
+
+def test_a_picture_that_is_far_too_long_is_an_error_that_names_its_size(tiny, picture):
+    encoder = MLLMEncoder(base=str(tiny("qwen2_vl")))
+    with pytest.raises(UserError, match="A picture of 4000 by 10 pixels cannot be prepared"):
+        encoder.input_processor.candidates([Candidate(Content(None, picture.resize((4000, 10))))])
+
+
+def test_equal_palette_indices_are_not_equal_pictures(tiny):
+    red, blue = Image.new("P", (8, 8)), Image.new("P", (8, 8))
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    processor = MLLMEncoder(base=str(tiny("llava"))).input_processor
+    inputs = processor.candidates([Candidate(Content(None, red)), Candidate(Content(None, blue))])
+    assert inputs.picture_of.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "attention", "message"),
+    [
+        (
+            "paligemma",
+            {"model_type": "gemma2", "attn_logit_softcapping": 50.0},
+            "sdpa",
+            "which sdpa leaves out",
+        ),
+        ("gemma3", {}, "flash_attention_2", "read a gemma3's pictures causally"),
+    ],
+)
+def test_attention_that_would_leave_something_out_is_refused(
+    tiny, tmp_path, family, change, attention, message
+):
+    folder = shutil.copytree(tiny(family), tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        make(folder, loading=Loading(attention=attention))
+
+
+def test_weights_of_another_shape_or_damaged_are_refused(tiny, tmp_path):
+    folder = shutil.copytree(tiny("llava"), tmp_path / "copy")
+    state = load_file(folder / "model.safetensors")
+    name = next(name for name in sorted(state) if "projector" in name and state[name].dim() == 2)
+    save_file({**state, name: state[name][:-1].clone()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"the weights do not fit the model: .*mismatched_keys"):
+        make(folder)
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="no model can be loaded there"):
+        make(folder)
 
 
 def test_the_resizing_backend_changes_pixels_and_is_recorded(tiny, picture, tmp_path):
@@ -167,7 +221,8 @@ def test_the_chat_template_frames_the_whole_content(tiny, picture, family):
     words = f"Instruct: find it\nQuery: {markup}\na red star"
     turn = [{"role": "user", "content": [{"type": "text", "text": words}]}]
     text = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-    shown = text.removeprefix(processor.tokenizer.bos_token)
+    # SmolVLM's template opens with what its tokenizer calls BOS, and the tokenizer does not put it.
+    shown = text.removeprefix(processor.tokenizer.bos_token) if family == "llava_next" else text
     options = {} if encoder.family.tiling is None else {encoder.family.tiling: False}
     if encoder.family.whole is None:
         assert inputs.input_ids.tolist() == processor(text=[shown], images=[picture], **options)["input_ids"]
@@ -193,9 +248,12 @@ def test_a_one_word_prompt_ends_the_sequence(tiny):
 def test_the_language_model_is_swapped_saved_and_found_again(tiny, picture, tmp_path):
     base = tiny("llava_next")
     text = tmp_path / "text"
-    other = make_tiny("llava_next", tmp_path / "other", seed=5)
-    donor = MLLMEncoder(base=str(other), lora=None)
-    donor.load()
+    donors = []
+    for seed in (5, 6):
+        other = make_tiny("llava_next", tmp_path / f"other{seed}", seed=seed)
+        donors.append(MLLMEncoder(base=str(other), lora=None))
+        donors[-1].load()
+    donor = donors[0]
     donor.core.language_model.save_pretrained(text)
     contents = [Content("a red star"), Content("two", picture)]
     encoder = make(base, loading=Loading(language_model=str(text)))
@@ -206,7 +264,7 @@ def test_the_language_model_is_swapped_saved_and_found_again(tiny, picture, tmp_
     adapter.mkdir()
     encoder.save_pretrained(adapter)
     assert torch.equal(embed(MLLMEncoder.from_pretrained(adapter).eval(), contents), embed(encoder, contents))
-    shutil.copytree(other, text, dirs_exist_ok=True)  # another model in the same place
+    donors[1].core.language_model.save_pretrained(text)  # another model in the same place
     with pytest.raises(UserError, match="was trained from other weights"):
         MLLMEncoder.from_pretrained(adapter)
 
