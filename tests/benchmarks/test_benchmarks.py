@@ -1,0 +1,36 @@
+"""The benchmarks run, in the smallest size."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(monkeypatch, name, *options):
+    monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
+    runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
+
+
+def test_encoder_speed_counts_time_and_work(monkeypatch, tmp_path):
+    out = tmp_path / "speed.json"
+    options = ["--shape", "tiny", "--rows", 4, "--text-tokens", 8, "--repeats", 1, "--json", out]
+    run(monkeypatch, "encoder_speed.py", *options)
+    encode, train = json.loads(out.read_text())["results"]
+    assert (encode["work"], train["work"]) == ("encode", "train")
+    work = [result["tflops"] * result["seconds"] for result in (encode, train)]
+    assert work[1] > 1.4 * work[0]  # forward and backward, the vision tower aside, and the adapters
+    assert encode["tokens_per_second"] == pytest.approx((4 * 8 + 2 * 16) / encode["seconds"])
+
+
+@pytest.mark.slow
+def test_poolings_are_compared_over_seeds(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
+    out = tmp_path / "pooling.json"
+    options = ["--variants", "mean_bidirectional", "--seeds", 0, "--epochs", 1, "--size", 32]
+    run(monkeypatch, "pooling.py", *options, "--out", tmp_path / "runs", "--json", out)
+    (measures,) = json.loads(out.read_text())["runs"]["mean_bidirectional"]
+    assert 0 <= measures["hit@1"] <= measures["hit@5"] <= 1
