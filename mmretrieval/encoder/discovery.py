@@ -17,7 +17,6 @@ _TOWERS = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_to
 _PROJECTORS = ("multi_modal_projector", "connector", "projector", "mm_projector", "aligner", "visual.merger")
 _LANGUAGE_MODELS = ("language_model", "text_model", "decoder")
 _SHAPES = ("image_sizes", "image_grid_thw")
-_OPTIONAL = {"vision_feature_layer", "vision_feature_select_strategy", "kwargs"}
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,16 @@ def _first(core: nn.Module, names: tuple[str, ...], what: str) -> str:
 
 
 def _shape(config: Any, core: Any) -> str | None:  # noqa: ANN401
-    needed = set(inspect.signature(core.get_image_features).parameters) - _OPTIONAL - {"pixel_values"}
-    shapes = needed.intersection(_SHAPES)
-    if len(shapes) > 1 or needed - shapes:
-        raise _needs_record(config, f"its pictures need {', '.join(sorted(needed))}")
+    """The input that says each picture's shape; what is optional beside it is left to the verification."""
+    inputs = inspect.signature(core.get_image_features).parameters.values()
+    shapes = {parameter.name for parameter in inputs if parameter.name in _SHAPES}
+    required = {
+        parameter.name
+        for parameter in inputs
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    }
+    if len(shapes) > 1 or required - shapes - {"self", "pixel_values"}:
+        raise _needs_record(config, f"its pictures need {', '.join(sorted(required | shapes))}")
     return next(iter(shapes), None)
 
 
