@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from tiny_families import make_tiny
 
 from mmretrieval.cli import main
+from mmretrieval.encoder.families import FAMILIES
 from mmretrieval.encoder.latent_attention import PREFIX, LatentAttention, LatentAttentionOptions
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 
@@ -41,6 +42,29 @@ def home(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def loaded(monkeypatch):
+    """The encoders that a run loads."""
+    encoders, load = [], MLLMEncoder.load
+
+    def spy(encoder):
+        encoders.append(encoder)
+        load(encoder)
+
+    monkeypatch.setattr(MLLMEncoder, "load", spy)
+    return encoders
+
+
+def assert_as_asked(encoder, overlay, replaced=()):
+    """Every setting of the overlay, but for those replaced, is the loaded encoder's."""
+    for name, value in settings_of(overlay).items():
+        found = getattr(encoder, name)
+        parts = value if isinstance(value, dict) else {None: value}
+        for part, expected in parts.items():
+            if (name, part) not in replaced:
+                assert (found if part is None else getattr(found, part)) == expected, (name, part)
+
+
 def dry(overlay, out, options=()):
     configs = ["-c", str(CONFIGS / "stage1.yaml"), "-c", str(CONFIGS / overlay)]
     few = ["--data.init_args.size=32", "--data.init_args.batch_size=4", "--data.init_args.num_workers=0"]
@@ -67,7 +91,7 @@ def nv_embed(folder):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_overlay_trains_a_tiny_model_of_its_family(name, tmp_path):
+def test_a_model_overlay_trains_a_tiny_model_of_its_family(name, tmp_path, loaded):
     base = make_tiny(FAMILY_OF[name], tmp_path / "base")
     prefix = "--model.init_args.encoder.init_args"
     options = [f"{prefix}.base={base}"]
@@ -77,11 +101,18 @@ def test_a_model_overlay_trains_a_tiny_model_of_its_family(name, tmp_path):
         options.append(f"{prefix}.loading.language_model={nv_embed(folder)}")
         options.append(f"{prefix}.latent_attention.head_width=16")  # 4096 take minutes in bfloat16 on a CPU
     dry(f"model/{name}.yaml", tmp_path / "out", options)
+    encoder = loaded[-1]
+    assert encoder.family is FAMILIES[FAMILY_OF[name]]
+    assert any("lora_B" in key and tensor.any() for key, tensor in encoder.trained_state().items())  # a step
+    replaced = [("base", None), ("loading", "language_model"), ("latent_attention", "head_width")]
+    assert_as_asked(encoder, f"model/{name}.yaml", replaced)
 
 
 @pytest.mark.parametrize("name", POOLINGS)
-def test_a_pooling_overlay_trains_the_embedded_model(name, tmp_path):
+def test_a_pooling_overlay_trains_the_embedded_model(name, tmp_path, loaded):
     dry(f"pooling/{name}.yaml", tmp_path)
+    assert_as_asked(loaded[-1], f"pooling/{name}.yaml")
+    assert any("lora_B" in key and tensor.any() for key, tensor in loaded[-1].trained_state().items())
 
 
 def test_every_overlay_says_how_to_run_it():
