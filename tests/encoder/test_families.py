@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from encoders import make, perturb
 from tiny_families import FAMILIES as TINY
 from tiny_families import make_tiny
 
 from mmretrieval.content import Candidate, Content
-from mmretrieval.encoder.adapters import LoRA
 from mmretrieval.encoder.chunks import rows_of
 from mmretrieval.encoder.families import FAMILIES
 from mmretrieval.encoder.language import hidden_states
@@ -24,21 +24,6 @@ WITH_BOTH_DIRECTIONS = ("paligemma",)  # by design
 @pytest.fixture(scope="module", params=TINY)
 def folder(request, tmp_path_factory):
     return make_tiny(request.param, tmp_path_factory.mktemp(request.param))
-
-
-def make(folder, **options):
-    torch.manual_seed(0)
-    encoder = MLLMEncoder(base=str(folder), **{"lora": LoRA(rank=2, alpha=4), **options})
-    encoder.load()
-    return encoder.eval()
-
-
-def perturb(encoder):
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    return encoder
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from encoders import make, perturb
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
@@ -11,21 +12,6 @@ from mmretrieval.encoder.backbone import Loading
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.pictures import PictureOptions
 from mmretrieval.errors import UserError
-
-
-def make(base, **options):
-    torch.manual_seed(0)
-    encoder = MLLMEncoder(base=str(base), lora=LoRA(rank=2, alpha=4), **options)
-    encoder.load()
-    return encoder.eval()
-
-
-def perturb(encoder):
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    return encoder
 
 
 @pytest.fixture

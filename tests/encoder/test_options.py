@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from encoders import make
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_families import make_tiny
@@ -33,13 +34,6 @@ def tiny(tmp_path_factory):
         return made[family]
 
     return get
-
-
-def make(folder, **options):
-    torch.manual_seed(0)
-    encoder = MLLMEncoder(base=str(folder), **{"lora": LoRA(rank=2, alpha=4), **options})
-    encoder.load()
-    return encoder.eval()
 
 
 def embed(encoder, contents):

@@ -1,0 +1,23 @@
+"""Small encoders to test with."""
+
+from __future__ import annotations
+
+import torch
+
+from mmretrieval.encoder.adapters import LoRA
+from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+
+
+def make(base, **options):
+    torch.manual_seed(0)
+    encoder = MLLMEncoder(base=str(base), **{"lora": LoRA(rank=2, alpha=4), **options})
+    encoder.load()
+    return encoder.eval()
+
+
+def perturb(encoder):
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return encoder
