@@ -59,9 +59,15 @@ def train(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, floa
         print(f"{name}, seed {seed}: lightning {' '.join(command[1:])}", flush=True)
         out.mkdir(parents=True, exist_ok=True)
         with (out / "log").open("w") as log:
-            subprocess.run(command, cwd=ROOT, check=True, stdout=log, stderr=subprocess.STDOUT)
+            run = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        if run.returncode:
+            raise SystemExit(f"pooling.py: that run failed; the end of {out / 'log'}:\n{tail(out / 'log')}")
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
     return {measure: metrics["global"]["average"][measure] for measure in MEASURES}
+
+
+def tail(log: Path, lines: int = 20) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
 def show(results: dict[str, list[dict[str, float]]]) -> None:

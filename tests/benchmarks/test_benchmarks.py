@@ -30,7 +30,7 @@ def test_encoder_speed_counts_time_and_work(monkeypatch, tmp_path):
 def test_poolings_are_compared_over_seeds(monkeypatch, tmp_path):
     monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
     out = tmp_path / "pooling.json"
-    options = ["--variants", "mean_bidirectional", "--seeds", 0, "--epochs", 1, "--size", 32]
+    options = ["--variants", "mean_bidirectional", "--seeds", 0, "--epochs", 1, "--size", 64]
     run(monkeypatch, "pooling.py", *options, "--out", tmp_path / "runs", "--json", out)
     (measures,) = json.loads(out.read_text())["runs"]["mean_bidirectional"]
     assert 0 <= measures["hit@1"] <= measures["hit@5"] <= 1
