@@ -32,6 +32,9 @@ class ContentProcessor(Protocol):
     def candidates(self, candidates: Sequence[Candidate], /) -> EncoderInputs:
         """Return the inputs of candidates."""
 
+    def together(self, queries: Sequence[Query], candidates: Sequence[Candidate], /) -> EncoderInputs:
+        """Return the inputs of queries, followed by those of candidates."""
+
 
 class TrainingSample(NamedTuple):
     """A query and what it is compared with.
@@ -96,8 +99,9 @@ class ContrastiveCollate:
         width = max(len(sample.positive_keys) for sample in samples)
         positives = [s.positive_keys + (0,) * (width - len(s.positive_keys)) for s in samples]
         return ContrastiveBatch(
-            queries=self.processor.queries([sample.query for sample in samples]),
-            candidates=self.processor.candidates([samples[q].candidates[n] for q, n in order]),
+            inputs=self.processor.together(
+                [sample.query for sample in samples], [samples[q].candidates[n] for q, n in order]
+            ),
             positive_columns=torch.arange(len(samples)),
             candidate_keys=torch.tensor([samples[q].candidate_keys[n] for q, n in order]),
             positive_keys=torch.tensor(positives),

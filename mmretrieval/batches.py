@@ -47,17 +47,16 @@ class ContrastiveBatch(NamedTuple):
     """Queries with their positives and mined negatives.
 
     Args:
-        queries: Inputs of the Q queries.
-        candidates: Inputs of C candidates: the Q labelled positives in query order, then mined negatives.
-        positive_columns: Row in ``candidates`` of each query's labelled positive, ``(Q,)``.
+        inputs: Inputs of the Q queries, then of C candidates: the Q labelled positives in query order, then
+            mined negatives. A picture that queries and candidates share is there once.
+        positive_columns: Which of the candidates is each query's labelled positive, ``(Q,)``.
         candidate_keys: Content key of each candidate, ``(C,)``: equal iff text and image are.
         positive_keys: Content keys of each query's known positives, padded with 0, ``(Q, P)``.
         negative_of: For each mined negative the query it was mined for, ``(C - Q,)``.
         query_rows: Row of each query in the training split, ``(Q,)``.
     """
 
-    queries: EncoderInputs
-    candidates: EncoderInputs
+    inputs: EncoderInputs
     positive_columns: Tensor
     candidate_keys: Tensor
     positive_keys: Tensor

@@ -105,9 +105,11 @@ class UniversalRetriever(LightningModule):
 
     @override
     def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
+        embeddings = self.encoder(batch.inputs)
+        queries, candidates = embeddings.tensor_split([batch.query_rows.shape[0]])
         output = self.loss(
-            self.encoder(batch.queries),
-            self.encoder(batch.candidates),
+            queries,
+            candidates,
             batch.positive_columns,
             batch.candidate_keys,
             batch.positive_keys,

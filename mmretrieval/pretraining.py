@@ -81,7 +81,8 @@ class GenerativePretraining(LightningModule):
         """Last hidden states ``(N, T, D)``."""
         core, family = self.model.model, FAMILIES[self.model.config.model_type]
         features = picture_features(core, family, batch.inputs.pictures)
-        return hidden_states(core, family, batch.inputs, features)
+        shown = None if features is None else features.at(batch.inputs.picture_of)
+        return hidden_states(core, family, batch.inputs, shown)
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -38,8 +38,7 @@ def batch(module, picture):
         Candidate(Content("red star")),
     ]
     return ContrastiveBatch(
-        queries=module.input_processor.queries(queries),
-        candidates=module.input_processor.candidates(pool),
+        inputs=module.input_processor.together(queries, pool),
         positive_columns=torch.arange(3),
         candidate_keys=torch.tensor([11, 12, 13, 14]),
         positive_keys=torch.tensor([[11], [12], [13]]),
@@ -61,7 +60,8 @@ def test_a_step_has_the_loss_of_its_embeddings(module, batch, monkeypatch):
     values = logged(module, monkeypatch)
     loss = module.training_step(batch, 0)
     with torch.no_grad():
-        scores = module.encoder(batch.queries) @ module.encoder(batch.candidates).T / 0.1
+        embeddings = module.encoder(batch.inputs)
+        scores = embeddings[:3] @ embeddings[3:].T / 0.1
     expected = torch.nn.functional.cross_entropy(scores, torch.arange(3))
     assert torch.allclose(loss, expected, atol=1e-6)
     assert {"train/loss", "train/in_batch_accuracy", "train/temperature", "train/negative_similarity"} <= {

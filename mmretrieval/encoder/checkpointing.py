@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmretrieval.encoder.families import Family
 from mmretrieval.errors import UserError
+
+
+def checkpoint_projectors(core: nn.Module, family: Family) -> None:
+    """Let projectors keep their inputs only, which are the features of the vision tower."""
+    for name in family.projectors:
+        projector = core.get_submodule(name)
+        for part in projector if isinstance(projector, nn.ModuleList) else [projector]:
+            part.forward = partial(checkpoint, part.forward, use_reentrant=False)
 
 
 def checkpoint_activations(core: Any, family: Family) -> None:  # noqa: ANN401

@@ -1,11 +1,79 @@
-"""Rows of a batch, sorted by length and cut into chunks, so that little is padding."""
+"""A batch in chunks, sorted by length, so that little is padding and memory holds one chunk at a time."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmretrieval.batches import EncoderInputs
+from mmretrieval.errors import UserError
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How a batch is embedded, chunk by chunk; the embeddings are the same whatever is chosen.
+
+    Contents are sorted by length over the whole batch and cut into chunks, each padded only to its own
+    longest. What is not kept of a chunk is computed again in the backward pass. That is the result of
+    GradCache (Gao et al., 2021, https://arxiv.org/abs/2101.06983), within automatic differentiation: the
+    batch is as large as one likes, and memory that of what is kept or of one chunk, whichever is larger.
+    The features of a frozen vision tower are never computed again.
+
+    Args:
+        rows: Most contents in a chunk; ``None``: no limit.
+        tokens: Most tokens in a chunk, padding counted; a longer content is a chunk of its own. ``None``: no
+            limit.
+        kept: Share of the chunks whose activations are kept for the backward pass, from 0 (least memory) to 1
+            (no time spent on computing again).
+        pixel_rows: Most tiles (or patches) that the vision tower takes at a time; a larger picture goes
+            alone. ``None``: no limit.
+
+    Raises:
+        UserError: If a value is out of range.
+    """
+
+    rows: int | None = None
+    tokens: int | None = None
+    kept: float = 1.0
+    pixel_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "tokens", "pixel_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"encoder.chunks.{name} {value}: must be at least 1")
+        if not 0 <= self.kept <= 1:
+            raise UserError(f"encoder.chunks.kept {self.kept}: must be between 0 and 1")
+
+    def sizes(self, lengths: Tensor) -> list[int]:
+        """Cut contents of ascending lengths ``(N,)`` into chunks; returns the number of each one's rows."""
+        sizes: list[int] = []
+        rows = self.rows or len(lengths)
+        for length in lengths.tolist():
+            if sizes and sizes[-1] < rows and (sizes[-1] + 1) * length <= (self.tokens or torch.inf):
+                sizes[-1] += 1
+            else:
+                sizes.append(1)
+        return sizes
+
+    def recomputed(self, chunks: int) -> int:
+        """Of so many chunks, return how many are computed again.
+
+        They are the first ones: the backward pass frees the last ones' activations before it comes to them.
+        """
+        return chunks - round(self.kept * chunks)
+
+
+def split_further(sizes: list[int], count: int) -> list[int]:
+    """Cut the largest chunks in two until there are ``count``; chunks without rows fill up the rest."""
+    sizes = list(sizes)
+    while len(sizes) < count:
+        largest = max(range(len(sizes)), key=sizes.__getitem__)
+        half = sizes[largest] // 2
+        sizes[largest : largest + 1] = [half, sizes[largest] - half]
+    return sizes
 
 
 def length_sorted(inputs: EncoderInputs) -> Tensor:

@@ -15,7 +15,7 @@ def hidden_states(
     core: Any,  # noqa: ANN401 - transformers' models are untyped
     family: Family,
     inputs: EncoderInputs,
-    features: PictureFeatures | None,
+    shown: PictureFeatures | None,
 ) -> Tensor:
     """Run the language model over tokens and pictures.
 
@@ -23,7 +23,7 @@ def hidden_states(
         core: The model without its language-modelling head.
         family: The model's family.
         inputs: N contents of T tokens.
-        features: Features of ``inputs.pictures``; ``None`` if there are none.
+        shown: Features at each place that shows a picture, in reading order; ``None`` if there is none.
 
     Returns:
         The last layer's hidden states, ``(N, T, D)``.
@@ -35,20 +35,19 @@ def hidden_states(
     options: dict[str, Any] = {"attention_mask": inputs.attention_mask, "use_cache": False}
     if family.token_types is not None:
         options["token_type_ids"] = family.token_types(is_image)
-    if features is None or inputs.picture_of.numel() == 0:
+    if shown is None or inputs.picture_of.numel() == 0:
         return _last(core(inputs_embeds=embeddings, **options))
-    shown, deepstack = features.shown(inputs.picture_of)
-    embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), shown.to(embeddings.dtype))
+    embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), shown.embeddings.to(embeddings.dtype))
     if family.multimodal_rope:
         options["position_ids"] = _positions(core, inputs, is_image)
-    if not deepstack:
+    if not shown.deepstack:
         return _last(core(inputs_embeds=embeddings, **options))
     # The core's own forward takes deepstack features from the vision tower alone.
     return _last(
         core.get_submodule(family.language_model)(
             inputs_embeds=embeddings,
             visual_pos_masks=is_image,
-            deepstack_visual_embeds=[part.to(embeddings.dtype) for part in deepstack],
+            deepstack_visual_embeds=[part.to(embeddings.dtype) for part in shown.deepstack],
             **options,
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mmretrieval.batches import EncoderInputs
+from mmretrieval.distributed import gather_sizes
 from mmretrieval.encoder import saving
 from mmretrieval.encoder.adapters import LoRA, ParameterGroup, TrainedParts, parameter_groups, prepare
 from mmretrieval.encoder.attention import make_bidirectional
@@ -25,8 +28,8 @@ from mmretrieval.encoder.backbone import (
     load_processor,
     resolve,
 )
-from mmretrieval.encoder.checkpointing import checkpoint_activations
-from mmretrieval.encoder.chunks import length_sorted, rows_of
+from mmretrieval.encoder.checkpointing import checkpoint_activations, checkpoint_projectors
+from mmretrieval.encoder.chunks import Chunks, length_sorted, rows_of, split_further
 from mmretrieval.encoder.discovery import family_of, is_discovered
 from mmretrieval.encoder.families import Family
 from mmretrieval.encoder.fingerprint import fingerprint, model_folder
@@ -60,10 +63,9 @@ class MLLMEncoder(nn.Module):
         lora: Adapters on the language model; ``None`` trains none.
         trained: Which parts of the model are trained in full.
         gradient_checkpointing: Whether the language model's layers compute their activations again in the
-            backward pass instead of keeping them.
-        chunk_rows: Sequences are sorted by length and embedded so many at a time, each chunk padded only to
-            its own longest; ``None`` embeds a batch at once. The result is the same. Sharded training needs
-            ``None``, since ranks may have different numbers of chunks.
+            backward pass instead of keeping them. ``chunks`` bounds memory at a lower price; both together
+            compute everything three times.
+        chunks: How a batch is embedded, chunk by chunk.
 
     Raises:
         UserError: If an argument is out of range.
@@ -83,12 +85,12 @@ class MLLMEncoder(nn.Module):
         lora: LoRA | None = LoRA(),  # noqa: B008
         trained: TrainedParts = TrainedParts(),  # noqa: B008
         gradient_checkpointing: bool = False,
-        chunk_rows: int | None = None,
+        chunks: Chunks = Chunks(),  # noqa: B008
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise UserError(f"encoder.pooling {pooling!r}: choose one of {', '.join(POOLINGS)}")
-        sizes = {"max_text_tokens": max_text_tokens, "chunk_rows": chunk_rows, "projection": projection}
+        sizes = {"max_text_tokens": max_text_tokens, "projection": projection}
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UserError(f"encoder.{name} {value}: must be at least 1")
@@ -104,7 +106,9 @@ class MLLMEncoder(nn.Module):
         self.lora = lora
         self.trained = trained
         self.gradient_checkpointing = gradient_checkpointing
-        self.chunk_rows = chunk_rows
+        self.chunks = chunks
+        self.in_step = False
+        """Whether ranks must embed equally many chunks, as where the language model is sharded over them."""
         self._swapped = ""
         self.core: Any = None
         self.pool: Any = None
@@ -131,6 +135,8 @@ class MLLMEncoder(nn.Module):
         prepare(core, self.family, self.lora, self.trained)
         if self.gradient_checkpointing:
             checkpoint_activations(core, self.family)
+        if self.chunks.kept < 1:
+            checkpoint_projectors(core, self.family)
         if self.projection is not None:
             self.head = nn.Linear(self._hidden_size, self.projection, bias=False)
         self.core = core
@@ -224,11 +230,17 @@ class MLLMEncoder(nn.Module):
         Returns:
             L2-normalised float32 embeddings, ``(N, D)``.
         """
-        features = picture_features(self.core, self.family, inputs.pictures)
+        features = picture_features(
+            self.core,
+            self.family,
+            inputs.pictures,
+            self.chunks.pixel_rows,
+            recomputed=self.trained.vision_tower and self.chunks.kept < 1,
+        )
         embeddings = self._embedded(inputs, features)
-        if features is None and torch.is_grad_enabled():
-            return embeddings + self._unused()
-        return embeddings
+        # Some families do not read the tower's last layers.
+        some_unused = features is None or self.trained.vision_tower
+        return embeddings + self._unused() if some_unused and torch.is_grad_enabled() else embeddings
 
     def _unused(self) -> Tensor:
         """Zero, through all that only pictures train: every rank then has a gradient for every parameter."""
@@ -237,20 +249,31 @@ class MLLMEncoder(nn.Module):
         return sum((p.sum() for p in trained), start=torch.zeros((), device=self.core.device)) * 0.0
 
     def _embedded(self, inputs: EncoderInputs, features: PictureFeatures | None) -> Tensor:
-        if self.chunk_rows is None:
-            return self._embed(inputs, features)
         order = length_sorted(inputs)
-        chunks = [
-            self._embed(rows_of(inputs, rows), features) for rows in torch.split(order, self.chunk_rows)
-        ]
-        return torch.cat(chunks)[order.argsort()]
+        sizes = self._sizes(inputs.attention_mask.sum(dim=1)[order])
+        # A chunk without rows embeds one for nothing: all ranks take part in gathering sharded weights.
+        chunks = [rows_of(inputs, rows if len(rows) else order[:1]) for rows in torch.split(order, sizes)]
+        recomputed = self.chunks.recomputed(len(chunks)) if torch.is_grad_enabled() else 0
+        parts = []
+        for number, (chunk, shown) in enumerate(zip(chunks, _shown(chunks, features), strict=True)):
+            if number < recomputed:
+                embedded = checkpoint(self._embed, chunk, shown, use_reentrant=False)
+            else:
+                embedded = self._embed(chunk, shown)
+            parts.append(embedded if sizes[number] else embedded[:0])
+        return torch.cat(parts)[order.argsort()]
 
-    def _embed(self, inputs: EncoderInputs, features: PictureFeatures | None) -> Tensor:
-        hidden = hidden_states(self.core, self.family, inputs, features)
+    def _sizes(self, lengths: Tensor) -> list[int]:
+        """Rows of each chunk, for contents of ascending lengths."""
+        sizes = self.chunks.sizes(lengths)
+        return split_further(sizes, max(gather_sizes(len(sizes), lengths.device))) if self.in_step else sizes
+
+    def _embed(self, inputs: EncoderInputs, shown: PictureFeatures | None) -> Tensor:
+        hidden = hidden_states(self.core, self.family, inputs, shown)
         pooled = self.pool(hidden, inputs.pooling_mask)
         if self.head is not None:
             pooled = self.head(pooled.to(self.head.weight.dtype))
-        return functional.normalize(pooled.float(), dim=-1)
+        return functional.normalize(pooled.to(torch.promote_types(pooled.dtype, torch.float32)), dim=-1)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Count parameters, and those that are trained, by part.
@@ -339,3 +362,13 @@ class MLLMEncoder(nn.Module):
         with torch.no_grad():
             for name, tensor in state.items():
                 parameters[name].copy_(tensor)
+
+
+def _shown(
+    chunks: Sequence[EncoderInputs], features: PictureFeatures | None
+) -> Sequence[PictureFeatures | None]:
+    """The features that each chunk shows."""
+    if features is None:
+        return [None] * len(chunks)
+    shown = features.at(torch.cat([chunk.picture_of for chunk in chunks]))
+    return shown.split([len(chunk.picture_of) for chunk in chunks])

@@ -143,7 +143,7 @@ class InputProcessor:
         Args:
             queries: N queries, of any modalities.
         """
-        return self._inputs([self._query(query) for query in queries])
+        return self.together(queries, ())
 
     def candidates(self, candidates: Sequence[Candidate]) -> EncoderInputs:
         """Prepare candidates, which never carry an instruction.
@@ -151,8 +151,18 @@ class InputProcessor:
         Args:
             candidates: N candidates, of any modalities.
         """
+        return self.together((), candidates)
+
+    def together(self, queries: Sequence[Query], candidates: Sequence[Candidate]) -> EncoderInputs:
+        """Prepare queries, followed by candidates.
+
+        Args:
+            queries: N queries, of any modalities.
+            candidates: M candidates, of any modalities; not both N and M may be 0.
+        """
         before = self._frame.before + self._templates.candidate
-        return self._inputs([_Prompt(before, item.content, (0, 0)) for item in candidates])
+        prompts = [self._query(query) for query in queries]
+        return self._inputs([*prompts, *(_Prompt(before, item.content, (0, 0)) for item in candidates)])
 
     def _query(self, query: Query) -> _Prompt:
         instruction = ""

@@ -38,10 +38,12 @@ def verify_discovered(core: Any, family: Family, processor: Any, base: str) -> N
     prepare = ProcessedPictures(processor, family, token, tiles=True)
     pictures, picture_of, _ = prepare_pictures([image], prepare, token, None)
     pictures = Pictures(*(part.to(core.device) for part in pictures))
-    shown = torch.tensor(picture_of, device=core.device)
+    places = torch.tensor(picture_of, device=core.device)
     mask = made["attention_mask"]
-    inputs = EncoderInputs(made["input_ids"], mask, mask, pictures, shown, torch.zeros_like(shown))
-    ours = hidden_states(core, family, inputs, picture_features(core, family, pictures))
+    inputs = EncoderInputs(made["input_ids"], mask, mask, pictures, places, torch.zeros_like(places))
+    features = picture_features(core, family, pictures)
+    shown = None if features is None else features.at(inputs.picture_of)
+    ours = hidden_states(core, family, inputs, shown)
     error = float((ours - theirs).norm() / theirs.norm())
     if not error <= _TOLERANCE[theirs.dtype]:
         parts = ", ".join((family.vision_tower, *family.projectors, family.language_model))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mmretrieval.batches import Pictures
 from mmretrieval.encoder.families import Family
@@ -25,24 +28,47 @@ class PictureFeatures(NamedTuple):
     deepstack: tuple[Tensor, ...]
     tokens: Tensor
 
-    def shown(self, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return embeddings and deepstack features of the pictures at P places, one after the other."""
+    def at(self, pictures: Tensor) -> PictureFeatures:
+        """Return the features at P places ``(P,)`` that each show one of the pictures, place after place."""
         ends = self.tokens.cumsum(0)
         counts = self.tokens[pictures]
         first = (ends - self.tokens)[pictures]
         offsets = torch.arange(int(counts.sum()), device=counts.device)
         offsets = offsets - (counts.cumsum(0) - counts).repeat_interleave(counts)
         rows = first.repeat_interleave(counts) + offsets
-        return self.embeddings[rows], tuple(features[rows] for features in self.deepstack)
+        deepstack = tuple(features[rows] for features in self.deepstack)
+        return PictureFeatures(self.embeddings[rows], deepstack, self.tokens[pictures])
+
+    def split(self, sizes: Sequence[int]) -> list[PictureFeatures]:
+        """Cut into parts of so many pictures each.
+
+        Gradients of all parts come together once, where indexing each part would fill one gradient as large
+        as everything for each of them.
+        """
+        tokens = torch.split(self.tokens, list(sizes))
+        rows = [int(part.sum()) for part in tokens]
+        layers = zip(*(torch.split(features, rows) for features in self.deepstack), strict=True)
+        deepstack = list(layers) or [()] * len(rows)
+        embeddings = torch.split(self.embeddings, rows)
+        return [PictureFeatures(*part) for part in zip(embeddings, deepstack, tokens, strict=True)]
 
 
-def picture_features(core: Any, family: Family, pictures: Pictures) -> PictureFeatures | None:  # noqa: ANN401
+def picture_features(
+    core: Any,  # noqa: ANN401 - transformers' models are untyped
+    family: Family,
+    pictures: Pictures,
+    pixel_rows: int | None = None,
+    *,
+    recomputed: bool = False,
+) -> PictureFeatures | None:
     """Run vision tower and projector on the distinct pictures of a batch.
 
     Args:
         core: The model without its language-modelling head.
         family: The model's family.
         pictures: I distinct pictures.
+        pixel_rows: Most rows of pixels at a time, a larger picture alone; ``None``: all at once.
+        recomputed: Whether to compute everything again in the backward pass, for a tower that is trained.
 
     Returns:
         Their features, or ``None`` if there is no picture: the tower is not run then.
@@ -50,7 +76,36 @@ def picture_features(core: Any, family: Family, pictures: Pictures) -> PictureFe
     if pictures.rows.numel() == 0:
         return None
     with _computing_in(compute_dtype(core), pictures.pixels.device):
-        return _features(core, family, pictures)
+        again = partial(checkpoint, use_reentrant=False)
+        parts = [
+            again(_features, core, family, part) if recomputed else _features(core, family, part)
+            for part in _split(pictures, pixel_rows)
+        ]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _split(pictures: Pictures, pixel_rows: int | None) -> list[Pictures]:
+    """Consecutive pictures of at most so many rows of pixels together."""
+    if pixel_rows is None:
+        return [pictures]
+    sizes, filled = [0], 0
+    for rows in pictures.rows.tolist():
+        if sizes[-1] and filled + rows > pixel_rows:
+            sizes.append(0)
+            filled = 0
+        sizes[-1] += 1
+        filled += rows
+    of_picture = [torch.split(column, sizes) for column in (pictures.rows, pictures.tokens, pictures.shapes)]
+    pixels = torch.split(pictures.pixels, [int(rows.sum()) for rows in of_picture[0]])
+    return [Pictures(*part) for part in zip(pixels, *of_picture, strict=True)]
+
+
+def _joined(parts: Sequence[PictureFeatures]) -> PictureFeatures:
+    return PictureFeatures(
+        torch.cat([part.embeddings for part in parts]),
+        tuple(torch.cat(layer) for layer in zip(*(part.deepstack for part in parts), strict=True)),
+        torch.cat([part.tokens for part in parts]),
+    )
 
 
 def _features(core: Any, family: Family, pictures: Pictures) -> PictureFeatures:  # noqa: ANN401

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from mmretrieval.distributed import all_gather, all_gather_with_gradient, gather_sizes, rank, world_size
@@ -84,9 +86,11 @@ class InfoNCE(ContrastiveLoss):
         learnable_temperature: Train the logarithm of the temperature with the model.
         min_temperature: Lower bound of a learnable temperature, > 0 and at most ``temperature``.
         gather: Whether candidates of all ranks serve as negatives.
+        rows: Queries whose similarities to all columns are in memory at a time, >= 1. With more queries
+            than that on a rank, similarities are computed again in the backward pass.
 
     Raises:
-        ValueError: If ``temperature`` or ``min_temperature`` is out of range.
+        ValueError: If ``temperature``, ``min_temperature`` or ``rows`` is out of range.
     """
 
     log_temperature: Tensor
@@ -97,6 +101,7 @@ class InfoNCE(ContrastiveLoss):
         learnable_temperature: bool = False,
         min_temperature: float = 0.01,
         gather: bool = True,
+        rows: int = 1024,
     ) -> None:
         super().__init__()
         if not 0 < temperature < math.inf:
@@ -106,6 +111,9 @@ class InfoNCE(ContrastiveLoss):
                 f"min_temperature must be positive and at most temperature={temperature}, "
                 f"found {min_temperature}."
             )
+        if rows < 1:
+            raise ValueError(f"rows must be at least 1, found {rows}.")
+        self.rows = rows
         self.learnable_temperature = learnable_temperature
         self.min_temperature = min_temperature
         self.gather = gather
@@ -142,18 +150,20 @@ class InfoNCE(ContrastiveLoss):
         with torch.autocast(queries.device.type, enabled=False):
             queries, candidates = full_precision(queries), full_precision(candidates)
             columns, keys, offset, scale = self._global_columns(queries, candidates, candidate_keys)
-            positive_columns = positive_columns + offset
-            similarities_qc = queries @ columns.T
-            keep_qc = false_negative_mask(keys, positive_keys, positive_columns)
-            temperature = self.temperature.to(similarities_qc.dtype)
-            losses_q = info_nce(similarities_qc / temperature, positive_columns, keep_qc)
+            temperature = self.temperature.to(queries.dtype)
+            rows = (queries, positive_columns + offset, positive_keys)
+            compare = partial(_compare, columns, keys, temperature)
+            if len(queries) > self.rows:
+                compare = partial(checkpoint, compare, use_reentrant=False)
+            parts = [compare(*part) for part in zip(*(torch.split(x, self.rows) for x in rows), strict=True)]
+            losses, hits, positives, masked = (torch.cat(part) for part in zip(*parts, strict=True))
             return ContrastiveOutput(
-                loss=losses_q.sum() * scale,
-                accuracy=in_batch_accuracy(similarities_qc.detach(), positive_columns, keep_qc).mean(),
+                loss=losses.sum() * scale,
+                accuracy=hits.mean(),
                 temperature=temperature.detach(),
-                positive_similarity=similarities_qc.detach().gather(1, positive_columns[:, None]).mean(),
+                positive_similarity=positives.mean(),
                 negative_similarity=_negative_similarity(queries.detach(), candidates.detach(), negative_of),
-                masked_share=(~keep_qc).float().mean(),
+                masked_share=masked.mean(),
             )
 
     def _global_columns(
@@ -175,6 +185,24 @@ class InfoNCE(ContrastiveLoss):
         if self.learnable_temperature and self.training:
             with torch.no_grad():
                 self.log_temperature.clamp_(min=math.log(self.min_temperature))
+
+
+def _compare(
+    columns: Tensor,
+    keys: Tensor,
+    temperature: Tensor,
+    queries: Tensor,
+    positive_columns: Tensor,
+    positive_keys: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss, hit, similarity to the positive, and share of masked columns, of each query ``(Q,)``."""
+    similarities_qc = queries @ columns.T
+    keep_qc = false_negative_mask(keys, positive_keys, positive_columns)
+    losses_q = info_nce(similarities_qc / temperature, positive_columns, keep_qc)
+    found_qc = similarities_qc.detach()
+    hits_q = in_batch_accuracy(found_qc, positive_columns, keep_qc)
+    positives_q = found_qc.gather(1, positive_columns[:, None])[:, 0]
+    return losses_q, hits_q, positives_q, (~keep_qc).float().mean(dim=1)
 
 
 def _negative_similarity(queries: Tensor, candidates: Tensor, negative_of: Tensor | None) -> Tensor | None:

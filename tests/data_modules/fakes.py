@@ -14,12 +14,15 @@ class FakeProcessor:
     """The UTF-8 bytes of instruction and text are the tokens, the mean colour is the picture."""
 
     def queries(self, queries: Sequence[Query]) -> EncoderInputs:
-        return self._inputs(
-            [f"{q.instruction}|{q.content.text}" for q in queries], [q.content for q in queries]
-        )
+        return self.together(queries, ())
 
     def candidates(self, candidates: Sequence[Candidate]) -> EncoderInputs:
-        return self._inputs([f"{c.content.text}" for c in candidates], [c.content for c in candidates])
+        return self.together((), candidates)
+
+    def together(self, queries: Sequence[Query], candidates: Sequence[Candidate]) -> EncoderInputs:
+        texts = [f"{query.instruction}|{query.content.text}" for query in queries]
+        texts += [f"{candidate.content.text}" for candidate in candidates]
+        return self._inputs(texts, [item.content for item in (*queries, *candidates)])
 
     def _inputs(self, texts: list[str], contents: list[Content]) -> EncoderInputs:
         tokens = [torch.tensor(list(text.encode())) for text in texts]

@@ -30,18 +30,23 @@ def test_a_batch_holds_queries_positives_and_the_negatives_mined_for_each(corpus
     items = [TrainingItem(0, 1, (3, 4)), TrainingItem(1, 0, ()), TrainingItem(3, 1, (1,))]
     dataset = TrainingDataset(queries)
     batch = ContrastiveCollate(fakes.FakeProcessor())([dataset[item] for item in items])
-    assert fakes.texts_of(batch.queries) == [
+    texts = fakes.texts_of(batch.inputs)
+    assert texts[:3] == [
         f"{known.PROMPTS[1]}|question 3:1", "Find it.|question 3:2", f"{known.PROMPTS[1]}|None",
     ]  # fmt: skip
     columns = [0, 1, 4, 3, 4, 1]  # rows of the labelled positives, then of the negatives
-    assert fakes.texts_of(batch.candidates) == [str(known.CANDIDATES[row].text) for row in columns]
+    assert texts[3:] == [str(known.CANDIDATES[row].text) for row in columns]
     assert batch.candidate_keys.tolist() == corpus.candidate_keys[columns].tolist()
     assert batch.positive_columns.tolist() == [0, 1, 2]
     assert batch.negative_of.tolist() == [0, 0, 2]
     assert batch.query_rows.tolist() == [0, 1, 3]
     one, two = corpus.candidate_keys[[0]].tolist(), corpus.candidate_keys[[1, 4]].tolist()
     assert batch.positive_keys.tolist() == [[*one, 0], two, [two[1], 0]]
-    assert batch.candidates.pictures.pixels.flatten(1).tolist() == [[255, 0, 0]] * 2  # the pictures alone
+    assert batch.inputs.pictures.pixels.flatten(1).tolist() == [
+        [0, 0, 254],
+        [255, 0, 0],
+        [255, 0, 0],
+    ]
     assert batch.candidate_keys[0] == batch.candidate_keys[3]  # equal contents stay separate columns
 
 
@@ -49,7 +54,7 @@ def test_a_batch_without_negatives_or_pictures_has_empty_tensors(corpus, fakes):
     dataset = TrainingDataset(corpus.queries("train"))
     batch = ContrastiveCollate(fakes.FakeProcessor())([dataset[TrainingItem(1, 0, ())]])
     assert batch.negative_of.shape == (0,)
-    assert batch.candidates.pictures.pixels.shape == (0, 3, 1, 1)
+    assert batch.inputs.pictures.pixels.shape == (0, 3, 1, 1)
     assert len(batch.candidate_keys) == 1
 
 
@@ -70,9 +75,8 @@ def test_what_workers_get_is_small(corpus, fakes):
     data = pickle.dumps((dataset, collate))
     assert len(data) < 2000
     dataset, collate = pickle.loads(data)
-    assert (
-        collate([dataset[TrainingItem(0, 0, (1,))]]).queries.input_ids == expected.queries.input_ids
-    ).all()
+    found = collate([dataset[TrainingItem(0, 0, (1,))]])
+    assert (found.inputs.input_ids == expected.inputs.input_ids).all()
 
 
 def test_instructions_are_known_without_reading_records(corpus):

@@ -42,7 +42,7 @@ class Recorder(LightningModule):
         self.seen = []
 
     def training_step(self, batch, batch_idx):
-        texts = batch.queries.input_ids.tolist()
+        texts = batch.inputs.input_ids.tolist()
         self.seen.append((self.current_epoch, batch_idx, batch.query_rows.tolist(), texts))
         return self.weight.sum()
 

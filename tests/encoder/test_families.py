@@ -9,7 +9,7 @@ from tiny_families import FAMILIES as TINY
 from tiny_families import make_tiny
 
 from mmretrieval.content import Candidate, Content
-from mmretrieval.encoder.chunks import rows_of
+from mmretrieval.encoder.chunks import Chunks, rows_of
 from mmretrieval.encoder.families import FAMILIES
 from mmretrieval.encoder.language import hidden_states
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
@@ -48,9 +48,9 @@ def embed(encoder, contents):
 
 def states(encoder, inputs):
     core = encoder.core
-    return hidden_states(
-        core, encoder.family, inputs, picture_features(core, encoder.family, inputs.pictures)
-    )
+    features = picture_features(core, encoder.family, inputs.pictures)
+    shown = None if features is None else features.at(inputs.picture_of)
+    return hidden_states(core, encoder.family, inputs, shown)
 
 
 def test_all_families_that_have_a_record_are_tested():
@@ -92,7 +92,7 @@ def test_embeddings_depend_neither_on_the_batch_nor_on_chunks(folder, contents, 
     together = embed(encoder, contents)
     alone = torch.cat([embed(encoder, [content]) for content in contents])
     assert torch.allclose(together, alone, atol=1e-5)
-    encoder.chunk_rows = 2
+    encoder.chunks = Chunks(rows=2)
     assert torch.allclose(embed(encoder, contents), alone, atol=1e-5)
     distances = torch.cdist(alone, alone) + torch.eye(4)
     assert distances.min() > 1e-3  # guards against a vacuous pass
@@ -150,8 +150,8 @@ def test_pictures_are_seen_once_each_and_the_head_never_runs(folder, contents):
         ),
     ]
     inputs = inputs_of(encoder, contents)
-    for chunk_rows in (None, 2):
-        encoder.chunk_rows = chunk_rows
+    for chunks in (Chunks(), Chunks(rows=2)):
+        encoder.chunks = chunks
         with torch.no_grad():
             encoder(inputs)
     embed(encoder, contents[:1])

@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText
 from mmretrieval.content import Candidate, Content
 from mmretrieval.encoder.adapters import LoRA, TrainedParts
 from mmretrieval.encoder.backbone import Loading
+from mmretrieval.encoder.chunks import Chunks
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.pictures import PictureOptions
 from mmretrieval.errors import UserError
@@ -41,8 +42,8 @@ def test_chunks_sorted_by_length_change_neither_embeddings_nor_gradients(tiny_ml
     inputs = encoder.input_processor.candidates(pool)
     weights = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
     results = []
-    for chunk_rows in (None, rows):
-        encoder.chunk_rows = chunk_rows
+    for chunks in (Chunks(), Chunks(rows=rows)):
+        encoder.chunks = chunks
         encoder.zero_grad()
         embeddings = encoder(inputs)
         (embeddings * weights).sum().backward()
@@ -185,7 +186,6 @@ def test_layers_that_are_not_there_cannot_be_adapted(tiny_mllm):
         ({"pooling": "max"}, "choose one of"),
         ({"projection": 0}, "at least 1"),
         ({"max_text_tokens": 0}, "at least 1"),
-        ({"chunk_rows": 0}, "at least 1"),
     ],
 )
 def test_arguments_out_of_range_are_errors(option, message):

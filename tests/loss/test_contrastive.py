@@ -107,3 +107,26 @@ def test_shapes_that_would_broadcast_are_refused(position):
     inputs[position] = inputs[position][:1]
     with pytest.raises(ValueError, match=r"must have shape|at least as many"):
         InfoNCE()(*inputs)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rows_at_a_time_change_nothing(rows):
+    results = []
+    for loss in (InfoNCE(0.1, True), InfoNCE(0.1, True, rows=rows)):
+        queries, candidates, *rest = _inputs()
+        queries.requires_grad_()
+        candidates.requires_grad_()
+        loss.double()
+        output = loss(queries, candidates, *rest)
+        output.loss.backward()
+        figures = (output.accuracy, output.positive_similarity, output.masked_share)
+        results.append(
+            [output.loss.detach(), queries.grad, candidates.grad, loss.log_temperature.grad, *figures]
+        )
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_rows_at_a_time_are_refused():
+    with pytest.raises(ValueError, match="rows must be at least 1"):
+        InfoNCE(rows=0)
