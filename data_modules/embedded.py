@@ -20,6 +20,8 @@ class EmbeddedDataModule(RetrievalDataModule):
         size: Number of training queries; candidates and test queries grow with it.
         data_seed: Of what is drawn and written, >= 0; ``seed`` is that of the stream.
         batch_size: Queries per rank and step, >= 1.
+        global_batch_size: Queries per step over all ranks, >= 1 and not fewer than ranks; the stream does not
+            depend on the number of ranks then. ``None``: ``batch_size`` times ranks.
         encoding_batch_size: Contents per batch when embedding, >= 1.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         weights: Share of the samples that each task gets; every task is named, 0 skips one. ``None``: in
@@ -40,6 +42,7 @@ class EmbeddedDataModule(RetrievalDataModule):
         size: int = benchmark.DEFAULT_SIZE,
         data_seed: int = 0,
         batch_size: int = 64,
+        global_batch_size: int | None = None,
         encoding_batch_size: int = 128,
         num_workers: int = 0,
         weights: dict[str, float] | None = None,
@@ -54,6 +57,7 @@ class EmbeddedDataModule(RetrievalDataModule):
         super().__init__(
             root,
             batch_size=batch_size,
+            global_batch_size=global_batch_size,
             encoding_batch_size=encoding_batch_size,
             num_workers=num_workers,
             weights=weights,

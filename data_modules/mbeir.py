@@ -15,6 +15,8 @@ class MBEIRDataModule(RetrievalDataModule):
         root: The folder that holds ``query/``, ``cand_pool/``, ``instructions/`` and the images; or what
             ``mmretrieval data pack`` made of it.
         batch_size: Queries per rank and step, >= 1.
+        global_batch_size: Queries per step over all ranks, >= 1 and not fewer than ranks; the stream does not
+            depend on the number of ranks then. ``None``: ``batch_size`` times ranks.
         encoding_batch_size: Contents per batch when embedding, >= 1.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         weights: Share of the samples that each task gets; every task is named, 0 skips one. ``None``: in

@@ -18,6 +18,7 @@ from torch.utils.data import Sampler
 
 from data_modules.corpus import QuerySet
 from data_modules.formats.records import DataError
+from mmretrieval.distributed import rows_of_rank
 from mmretrieval.mining import NegativeTable
 
 Ints = npt.NDArray[np.int64]
@@ -45,7 +46,9 @@ class MixtureSettings:
     """How tasks blend into batches.
 
     Args:
-        batch_size: Queries per rank and step, >= 1.
+        batch_size: Queries per rank and step, >= 1; without effect if ``global_batch_size`` is given.
+        global_batch_size: Queries per step over all ranks, >= 1, shared out as evenly as possible. ``None``:
+            ``batch_size`` times ranks.
         seed: Of all draws, >= 0.
         weights: Share of the samples that each task gets, >= 0 and normalised; all tasks are named. ``None``:
             in proportion to their numbers of queries, copies of an up-sampled mixture counted.
@@ -58,6 +61,7 @@ class MixtureSettings:
     """
 
     batch_size: int
+    global_batch_size: int | None = None
     seed: int = 0
     weights: Mapping[str, float] | None = None
     homogeneous: bool = False
@@ -65,11 +69,26 @@ class MixtureSettings:
     negatives_per_query: int = 1
 
     def __post_init__(self) -> None:
-        lowest = {"batch_size": 1, "seed": 0, "batches_per_epoch": 1, "negatives_per_query": 0}
-        for name, bound in lowest.items():
-            value = getattr(self, name)
+        at_least_1 = ("batch_size", "global_batch_size", "batches_per_epoch")
+        at_least_0 = ("seed", "negatives_per_query")
+        for name in (*at_least_1, *at_least_0):
+            value, bound = getattr(self, name), int(name in at_least_1)
             if value is not None and value < bound:
                 raise ValueError(f"{name} must be at least {bound}, found {value}.")
+
+    def queries_per_step(self, world: int) -> int:
+        """Return the size of a global batch of ``world`` ranks.
+
+        Raises:
+            DataError: If a rank would get no query.
+        """
+        size = self.batch_size * world if self.global_batch_size is None else self.global_batch_size
+        if size < world:
+            raise DataError(
+                f"global_batch_size={size} leaves some of {world} ranks without a query; "
+                f"set it to {world} or more, or train on at most {size} ranks"
+            )
+        return size
 
 
 def task_shares(tasks: Sequence[str], counts: Ints, weights: Mapping[str, float] | None) -> Shares:
@@ -152,12 +171,12 @@ class MixtureStream:
         self._sizes = np.array([copies[rows].sum() for rows in self._rows_of], np.int64)
         if (empty := np.flatnonzero((shares > 0) & (self._sizes == 0))).size:
             raise DataError(f"task {int(empty[0])} has a weight but no queries; set its weight to 0")
-        total = int(self._sizes.sum())
-        self._length = settings.batches_per_epoch or total // global_batch
+        self._length = self._length_with(global_batch)
         if self._length == 0:
             raise DataError(
-                f"{total} training queries do not fill one global batch of {global_batch}; "
-                "lower batch_size, or set batches_per_epoch to let queries repeat"
+                f"{self._sizes.sum()} training queries do not fill one global batch of {global_batch}; "
+                "lower batch_size, or global_batch_size if it is set, or set batches_per_epoch to let "
+                "queries repeat"
             )
         self._cached: _EpochPlan | None = None
         self._orders: dict[int, tuple[int, Ints]] = {}  # task → its latest pass
@@ -169,8 +188,12 @@ class MixtureStream:
     @property
     def fingerprint(self) -> str:
         """A hex digest of all that decides the stream."""
-        settings = self._settings
-        facts = (settings.seed, settings.homogeneous, self.global_batch, self._length, self._shares.tolist())
+        return self.fingerprint_with(self.global_batch)
+
+    def fingerprint_with(self, global_batch: int) -> str:
+        """Return what :attr:`fingerprint` would be if only the size of the global batches were another."""
+        settings, length = self._settings, self._length_with(global_batch)
+        facts = (settings.seed, settings.homogeneous, global_batch, length, self._shares.tolist())
         digest = blake2b(repr((*facts, self._sizes.tolist())).encode(), digest_size=8)
         return digest.hexdigest()
 
@@ -188,6 +211,9 @@ class MixtureStream:
             places = np.flatnonzero(tasks == task)
             rows[places] = self._take(int(task), int(plan.used[position, task]), len(places))
         return rows
+
+    def _length_with(self, global_batch: int) -> int:
+        return self._settings.batches_per_epoch or int(self._sizes.sum()) // global_batch
 
     def _plan(self, epoch: int) -> _EpochPlan:
         if self._cached is None or self._cached.epoch != epoch:
@@ -245,22 +271,23 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
         queries: The training queries.
         settings: How tasks blend.
         rank: This rank, from 0.
-        world: How many ranks share a global batch of ``batch_size`` times ``world`` queries.
+        world: How many ranks share a global batch: each has a contiguous part, in rank order, and the sizes
+            of the parts differ by at most one.
 
     Raises:
         ValueError: If weights do not fit the tasks.
-        DataError: If the queries do not fill one global batch.
+        DataError: If the queries do not fill one global batch, or it has fewer queries than there are ranks.
     """
 
     def __init__(self, queries: QuerySet, settings: MixtureSettings, rank: int = 0, world: int = 1) -> None:
         if not 0 <= rank < world:
             raise ValueError(f"Needs 0 <= rank < world, found rank={rank}, world={world}.")
+        size = settings.queries_per_step(world)
         counts = np.bincount(queries.task_of, weights=queries.copies, minlength=len(queries.tasks))
         shares = task_shares(queries.tasks, counts.astype(np.int64), settings.weights)
-        self.stream = MixtureStream(
-            queries.task_of, queries.copies, shares, settings.batch_size * world, settings
-        )
-        self.queries, self.settings, self.rank = queries, settings, rank
+        self.stream = MixtureStream(queries.task_of, queries.copies, shares, size, settings)
+        self.queries, self.settings = queries, settings
+        self._own = rows_of_rank(size, rank, world)
         self.negatives: NegativeTable | None = None
         """Where mined negatives come from; set between epochs."""
         self.epoch, self.position = 0, 0
@@ -287,8 +314,7 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
 
     def batch(self, epoch: int, position: int) -> list[TrainingItem]:
         """Return this rank's part of a global batch."""
-        size = self.settings.batch_size
-        rows = self.stream.batch(epoch, position)[self.rank * size : (self.rank + 1) * size]
+        rows = self.stream.batch(epoch, position)[self._own.start : self._own.stop]
         return [self._item(int(row), epoch) for row in rows]
 
     def set_epoch(self, epoch: int) -> None:
@@ -303,8 +329,13 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
     def state_at(self, epoch: int, position: int) -> dict[str, Any]:
         """Return the state after ``position`` batches of an epoch; samples are counted over all ranks."""
         epoch, position = (epoch + 1, 0) if position >= len(self) else (epoch, position)
-        samples = position * self.stream.global_batch
-        return {"epoch": epoch, "samples": samples, "stream": self.stream.fingerprint}
+        size = self.stream.global_batch
+        return {
+            "epoch": epoch,
+            "samples": position * size,
+            "global_batch": size,
+            "stream": self.stream.fingerprint,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where a run stopped; between epochs, settings may have changed.
@@ -313,13 +344,23 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
             ValueError: If the state lies within an epoch of another stream.
         """
         if state["samples"] and state["stream"] != self.stream.fingerprint:
-            raise ValueError(
-                f"The checkpoint stands {state['samples']} samples into epoch {state['epoch']} of another "
-                "stream. Resume with the data, seed, weights, homogeneous, batches_per_epoch and batch_size "
-                "x ranks of that run, or from a checkpoint of an epoch's end."
-            )
+            raise ValueError(self._refusal(state))
         self.epoch = state["epoch"]
         self.position = self._first = state["samples"] // self.stream.global_batch
+
+    def _refusal(self, state: Mapping[str, Any]) -> str:
+        place = f"The checkpoint stands {state['samples']} samples into epoch {state['epoch']}"
+        size = state.get("global_batch")  # states of earlier versions have none
+        if size and state["stream"] == self.stream.fingerprint_with(size):
+            return (
+                f"{place}, trained with global batches of {size} queries; here they are "
+                f"{self.stream.global_batch}. Resume with --data.init_args.global_batch_size {size}, "
+                "or from a checkpoint of an epoch's end."
+            )
+        return (
+            f"{place} of another stream. Resume with the data, seed, weights, homogeneous, batches_per_epoch "
+            "and batch_size x ranks of that run, or from a checkpoint of an epoch's end."
+        )
 
     def _item(self, row: int, epoch: int) -> TrainingItem:
         instruction = self._draw(row, epoch, "instruction") % len(self.queries.instructions(row))

@@ -58,6 +58,8 @@ class RetrievalDataModule(LightningDataModule):
         root: A packed folder, or a folder in the M-BEIR release layout, which is packed under
             ``MMRETRIEVAL_HOME`` on first use, and again when its rows change.
         batch_size: Queries per rank and step, >= 1.
+        global_batch_size: Queries per step over all ranks, >= 1 and not fewer than ranks; the stream does not
+            depend on the number of ranks then. ``None``: ``batch_size`` times ranks.
         encoding_batch_size: Contents per batch when embedding, >= 1.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         weights: Share of the samples that each task gets; every task is named, 0 skips one. ``None``: in
@@ -79,6 +81,7 @@ class RetrievalDataModule(LightningDataModule):
         self,
         root: Path,
         batch_size: int = 64,
+        global_batch_size: int | None = None,
         encoding_batch_size: int = 128,
         num_workers: int = 0,
         weights: dict[str, float] | None = None,
@@ -92,7 +95,13 @@ class RetrievalDataModule(LightningDataModule):
         super().__init__()
         self.root = Path(root)
         self.mixture = MixtureSettings(
-            batch_size, seed, weights, homogeneous, batches_per_epoch, negatives_per_query
+            batch_size,
+            global_batch_size,
+            seed,
+            weights,
+            homogeneous,
+            batches_per_epoch,
+            negatives_per_query,
         )
         for name, value, lowest in (
             ("encoding_batch_size", encoding_batch_size, 1),
@@ -142,7 +151,8 @@ class RetrievalDataModule(LightningDataModule):
         """Open the packed data; for ``fit``, begin the training stream.
 
         Raises:
-            DataError: If the training split or pool is missing, or holds too few queries.
+            DataError: If the training split or pool is missing, or holds too few queries, or a global batch
+                has fewer queries than there are ranks.
             ValueError: If weights do not fit the tasks.
             MisconfigurationException: If Lightning would replace the sampler.
         """
@@ -166,6 +176,10 @@ class RetrievalDataModule(LightningDataModule):
     def query_instruction(self, split: str, row: int) -> str:
         """Return the fixed instruction that a query is embedded with: its first."""
         return self.queries(split).instructions(row)[0]
+
+    def query_ids(self, split: str, rows: Sequence[int]) -> list[str]:
+        """Return the ids of a split's queries at some rows."""
+        return [str(self.queries(split).ids[row]) for row in rows]
 
     def pool(self, name: str) -> Ints:
         """Return the candidate rows of a pool.

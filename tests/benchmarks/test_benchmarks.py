@@ -11,6 +11,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(monkeypatch, name, *options):
+    monkeypatch.syspath_prepend(BENCHMARKS)  # as for a script
     monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
     runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
 

@@ -275,7 +275,14 @@ def test_weights_must_fit_the_tasks():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"batch_size": 0}, {"seed": -1}, {"batches_per_epoch": 0}, {"negatives_per_query": -1}]
+    "fields",
+    [
+        {"batch_size": 0},
+        {"global_batch_size": 0},
+        {"seed": -1},
+        {"batches_per_epoch": 0},
+        {"negatives_per_query": -1},
+    ],
 )
 def test_numbers_out_of_range_are_named(fields):
     with pytest.raises(ValueError, match=rf"{next(iter(fields))} must be at least"):
@@ -283,8 +290,10 @@ def test_numbers_out_of_range_are_named(fields):
 
 
 def test_too_few_queries_for_a_batch_are_refused_unless_they_may_repeat(queries):
-    with pytest.raises(DataError, match="48 training queries do not fill one global batch of 49"):
-        MixtureBatchSampler(queries, MixtureSettings(49))
+    message = "48 training queries do not fill one global batch of 49; lower batch_size, or global_batch_size"
+    for asked in (MixtureSettings(49), MixtureSettings(1, global_batch_size=49)):
+        with pytest.raises(DataError, match=message):
+            MixtureBatchSampler(queries, asked)
     sampler = MixtureBatchSampler(queries, MixtureSettings(49, batches_per_epoch=2))
     assert [len(batch) for batch in sampler] == [49, 49]
     with pytest.raises(ValueError, match="rank=2, world=2"):
