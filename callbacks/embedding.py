@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from callbacks.resume_checkpoint import stop_if_asked
 from data_modules.corpus import PackedCorpus, QuerySet
 from mmretrieval.batches import EncodingBatch
 from mmretrieval.distributed import all_gather, gather_sizes, is_distributed, rank, rows_of_rank, world_size
@@ -143,6 +144,7 @@ def embed(
             if embeddings is None:
                 embeddings = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
             embeddings[places.take(at)] = vectors.cpu().numpy()
+            stop_if_asked(trainer)
     places.check(embeddings)
     assert embeddings is not None  # each place was taken, so there was a batch
     return embeddings

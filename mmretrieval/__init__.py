@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmretrieval.pretraining import GenerativePretraining
     from mmretrieval.retriever import Retriever
     from mmretrieval.schedules import WarmupCosine
+    from mmretrieval.sharding import ShardedStrategy
 
 __all__ = [
     "Candidate",
@@ -26,6 +27,7 @@ __all__ = [
     "Modality",
     "Query",
     "Retriever",
+    "ShardedStrategy",
     "UniversalRetriever",
     "WarmupCosine",
 ]
@@ -41,6 +43,7 @@ _MODULES = {
     "Modality": "mmretrieval.content",
     "Query": "mmretrieval.content",
     "Retriever": "mmretrieval.retriever",
+    "ShardedStrategy": "mmretrieval.sharding",
     "UniversalRetriever": "mmretrieval.module",
     "WarmupCosine": "mmretrieval.schedules",
 }

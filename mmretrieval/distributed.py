@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -22,6 +24,17 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes work together, 1 without a process group."""
     return dist.get_world_size() if is_distributed() else 1
+
+
+def step_seed(step: int, batch: int) -> int:
+    """A seed for the draws of one batch on this rank, from the run's own seed.
+
+    Args:
+        step: How many optimizer steps were done.
+        batch: Number of the batch in its epoch.
+    """
+    key = f"{os.environ.get('PL_GLOBAL_SEED', '0')} {step} {batch} {rank()}"
+    return int.from_bytes(blake2b(key.encode(), digest_size=7).digest(), "little")
 
 
 def rows_of_rank(n: int, rank: int, world: int) -> range:

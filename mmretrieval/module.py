@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
 
 import torch
 from lightning import LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -17,19 +19,29 @@ from torch.optim.optimizer import Optimizer
 from typing_extensions import override
 
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch
-from mmretrieval.distributed import world_size
+from mmretrieval.distributed import step_seed, world_size
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.prompts import InputProcessor
+from mmretrieval.errors import UserError
+from mmretrieval.health import StepHealth
 from mmretrieval.loss import ContrastiveLoss
+from mmretrieval.sharding import ShardedStrategy, average_gradients
 
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 """Makes a schedule from the optimizer and the number of steps in all."""
 
 
-class HasStepsPerEpoch(Protocol):
+_BASE, _HEALTH = "mmretrieval_base", "mmretrieval_health"
+
+
+class TrainingData(Protocol):
     """What the module needs to know of the data module."""
 
     steps_per_epoch: int
+    train_split: str
+
+    def query_ids(self, split: str, rows: Sequence[int]) -> list[str]:
+        """Return the ids of a split's queries at some rows."""
 
 
 class UniversalRetriever(LightningModule):
@@ -43,6 +55,8 @@ class UniversalRetriever(LightningModule):
         loss: The contrastive objective.
         optimizer: Makes the optimizer from the trained parameters.
         scheduler: Makes the schedule from the optimizer and the number of steps; ``None``: a constant rate.
+        max_skipped_steps: A step whose loss or gradient is not finite on some rank changes nothing on any
+            rank; so many in a row end the training.
     """
 
     def __init__(
@@ -51,12 +65,19 @@ class UniversalRetriever(LightningModule):
         loss: ContrastiveLoss,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: SchedulerFactory | None = None,
+        max_skipped_steps: int = 10,
     ) -> None:
         super().__init__()
+        self.strict_loading = False  # checkpoints leave out the frozen base; keys are compared exactly here
         self.encoder = encoder
         self.loss = loss
         self._optimizer = optimizer
         self._scheduler = scheduler
+        if max_skipped_steps < 1:
+            raise ValueError(f"max_skipped_steps must be at least 1, found {max_skipped_steps}.")
+        self.max_skipped_steps = max_skipped_steps
+        self.health = StepHealth()
+        self._latest_rows = torch.zeros(0, dtype=torch.long)
         self._step_started = 0.0
 
     @property
@@ -71,6 +92,14 @@ class UniversalRetriever(LightningModule):
     @override
     def configure_model(self) -> None:
         self.encoder.load()
+        if self._trainer is None:
+            return
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            self.trainer.strategy.shard(self.encoder)
+        elif isinstance(self.trainer.strategy, ModelParallelStrategy):
+            raise MisconfigurationException(
+                "To shard a retriever, use the strategy mmretrieval.ShardedStrategy."
+            )
 
     @override
     def on_fit_start(self) -> None:
@@ -94,7 +123,7 @@ class UniversalRetriever(LightningModule):
         ``trainer.estimated_stepping_batches`` would make the loader anew, which loses its position on resume.
         """
         trainer = self.trainer
-        batches = cast(HasStepsPerEpoch, trainer.datamodule).steps_per_epoch  # type: ignore[attr-defined]
+        batches = cast(TrainingData, trainer.datamodule).steps_per_epoch  # type: ignore[attr-defined]
         if isinstance(limit := trainer.limit_train_batches, int):
             batches = min(batches, limit)
         elif limit is not None:
@@ -115,11 +144,8 @@ class UniversalRetriever(LightningModule):
             batch.positive_keys,
             batch.negative_of,
         )
-        if not torch.isfinite(output.loss):
-            found = float(output.loss.detach())
-            raise FloatingPointError(
-                f"The loss of step {self.global_step} is {found}; lower the learning rate."
-            )
+        self.health.saw(output.loss)
+        self._latest_rows = batch.query_rows
         values = {
             "train/loss": output.loss.detach(),
             "train/in_batch_accuracy": output.accuracy,
@@ -148,6 +174,8 @@ class UniversalRetriever(LightningModule):
     @override
     def on_train_batch_start(self, batch: ContrastiveBatch, batch_idx: int) -> None:
         self._step_started = time.perf_counter()
+        # Draws depend on the step alone, so that a resumed run draws what an uninterrupted one does.
+        torch.manual_seed(step_seed(self.global_step, batch_idx))
 
     @override
     def on_train_batch_end(self, outputs: object, batch: ContrastiveBatch, batch_idx: int) -> None:
@@ -157,5 +185,41 @@ class UniversalRetriever(LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if isinstance(self.trainer.strategy, ShardedStrategy):
+            average_gradients(trained)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        if self.health.check(trained, norm):
+            self.log("train/gradient_norm", norm)
+        elif self.health.in_row >= self.max_skipped_steps:
+            data = cast(TrainingData, self.trainer.datamodule)  # type: ignore[attr-defined]
+            raise UserError(
+                f"{self.health.in_row} steps in a row had a loss or a gradient that is not finite; lower the "
+                "learning rate or look at the data. Queries of this rank's last batch: "
+                + ", ".join(data.query_ids(data.train_split, self._latest_rows.tolist()))
+            )
+        self.log("train/skipped_steps", float(self.health.skipped))
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint[_BASE] = self.encoder.base_fingerprint
+        checkpoint[_HEALTH] = self.health.state_dict()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint.get(_BASE) != self.encoder.base_fingerprint:
+            raise UserError(
+                f"The checkpoint was trained from a base with the fingerprint {checkpoint.get(_BASE)}; "
+                f"{self.encoder.base!r} has {self.encoder.base_fingerprint}. Give the base it belongs to."
+            )
+        expected = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
+        found = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+        if found != expected:
+            names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+            raise UserError(
+                f"The checkpoint does not fit the model: {len(names)} trained weights differ, as "
+                f"{names[:3]}; resume with the settings of that run."
+            )
+        self.health.load_state_dict(checkpoint[_HEALTH])

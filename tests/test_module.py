@@ -8,6 +8,7 @@ from mmretrieval.batches import ContrastiveBatch
 from mmretrieval.content import Candidate, Content, Query
 from mmretrieval.encoder.adapters import LoRA, TrainedParts
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+from mmretrieval.errors import UserError
 from mmretrieval.loss import InfoNCE
 from mmretrieval.module import UniversalRetriever
 from mmretrieval.schedules import WarmupCosine
@@ -81,14 +82,6 @@ def test_training_learns_a_mixed_batch_of_all_modalities(module, batch, monkeypa
     assert float(loss.detach()) < 0.1 < first
 
 
-def test_a_loss_that_is_not_finite_stops_training(module, batch, monkeypatch):
-    logged(module, monkeypatch)
-    with torch.no_grad():
-        module.encoder.core.language_model.norm.weight.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="loss of step 0 is nan"):
-        module.training_step(batch, 0)
-
-
 def test_the_frozen_base_is_left_out_of_the_optimizer(module):
     optimizer = module.configure_optimizers()["optimizer"]
     optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -144,3 +137,60 @@ def test_a_schedule_of_no_steps_is_an_error():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
     with pytest.raises(ValueError, match="total_steps >= 1"):
         WarmupCosine(optimizer, 0)
+
+
+def checkpoint_of(module):
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def test_a_checkpoint_holds_what_is_trained_and_names_its_base(module):
+    checkpoint = checkpoint_of(module)
+    assert set(checkpoint["state_dict"]) == {n for n, p in module.named_parameters() if p.requires_grad}
+    assert len(checkpoint["state_dict"]) < len(module.state_dict()) / 2
+    module.on_load_checkpoint(checkpoint)
+
+
+def test_a_checkpoint_of_another_base_or_other_settings_is_refused(module):
+    checkpoint = checkpoint_of(module)
+    with pytest.raises(UserError, match=r"fingerprint other; .* Give the base it belongs to"):
+        module.on_load_checkpoint({**checkpoint, "mmretrieval_base": "other"})
+    name = next(iter(checkpoint["state_dict"]))
+    fewer = {key: value for key, value in checkpoint["state_dict"].items() if key != name}
+    with pytest.raises(UserError, match="1 trained weights differ"):
+        module.on_load_checkpoint({**checkpoint, "state_dict": fewer})
+    wider = {**checkpoint["state_dict"], name: torch.zeros(1, 1)}
+    with pytest.raises(UserError, match="1 trained weights differ"):
+        module.on_load_checkpoint({**checkpoint, "state_dict": wider})
+
+
+class SkippingTrainer(StandInTrainer):
+    strategy = None
+
+    class datamodule:  # noqa: N801
+        train_split = "train"
+
+        @staticmethod
+        def query_ids(split, rows):
+            return [f"{split}:{row}" for row in rows]
+
+
+def test_steps_that_are_not_finite_are_skipped_and_many_end_the_run_with_their_queries(
+    module, batch, monkeypatch
+):
+    values = logged(module, monkeypatch)
+    module.max_skipped_steps = 2
+    module._trainer = SkippingTrainer()
+    with torch.no_grad():
+        module.encoder.core.language_model.norm.weight.fill_(math.nan)
+    before = {name: value.clone() for name, value in module.encoder.trained_state().items()}
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.1)
+    module.training_step(batch, 0).backward()
+    module.on_before_optimizer_step(optimizer)
+    optimizer.step()
+    assert all(torch.equal(value, before[name]) for name, value in module.encoder.trained_state().items())
+    assert values["train/skipped_steps"] == 1
+    module.training_step(batch, 1).backward()
+    with pytest.raises(UserError, match=r"2 steps in a row .* train:0, train:1, train:2"):
+        module.on_before_optimizer_step(optimizer)

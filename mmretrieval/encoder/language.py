@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmretrieval.batches import EncoderInputs
@@ -16,6 +17,8 @@ def hidden_states(
     family: Family,
     inputs: EncoderInputs,
     shown: PictureFeatures | None,
+    *,
+    differentiable: bool = False,
 ) -> Tensor:
     """Run the language model over tokens and pictures.
 
@@ -24,6 +27,8 @@ def hidden_states(
         family: The model's family.
         inputs: N contents of T tokens.
         shown: Features at each place that shows a picture, in reading order; ``None`` if there is none.
+        differentiable: Whether the first layer has a gradient of its inputs in any case, as sharding needs:
+            a rank whose inputs have none, for want of pictures, would gather layers at other times.
 
     Returns:
         The last layer's hidden states, ``(N, T, D)``.
@@ -32,6 +37,8 @@ def hidden_states(
     # The image token may lie beyond the embedding table; its embedding is replaced anyway.
     embeddings = core.get_input_embeddings()(inputs.input_ids.masked_fill(is_image, 0))
     embeddings = embeddings.to(compute_dtype(core))
+    if differentiable and torch.is_grad_enabled() and not embeddings.requires_grad:
+        embeddings.requires_grad_()
     options: dict[str, Any] = {"attention_mask": inputs.attention_mask, "use_cache": False}
     if family.token_types is not None:
         options["token_type_ids"] = family.token_types(is_image)

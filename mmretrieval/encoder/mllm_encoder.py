@@ -269,7 +269,7 @@ class MLLMEncoder(nn.Module):
         return split_further(sizes, max(gather_sizes(len(sizes), lengths.device))) if self.in_step else sizes
 
     def _embed(self, inputs: EncoderInputs, shown: PictureFeatures | None) -> Tensor:
-        hidden = hidden_states(self.core, self.family, inputs, shown)
+        hidden = hidden_states(self.core, self.family, inputs, shown, differentiable=self.in_step)
         pooled = self.pool(hidden, inputs.pooling_mask)
         if self.head is not None:
             pooled = self.head(pooled.to(self.head.weight.dtype))

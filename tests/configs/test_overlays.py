@@ -119,3 +119,23 @@ def test_every_overlay_says_how_to_run_it():
     for folder in ("model", "pooling"):
         for path in (CONFIGS / folder).glob("*.yaml"):
             assert f"-c configs/{folder}/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("hardware", sorted(path.stem for path in (CONFIGS / "hardware").glob("*.yaml")))
+def test_hardware_overlays_are_understood(hardware, capsys):
+    overlay = CONFIGS / "hardware" / f"{hardware}.yaml"
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "-c", str(CONFIGS / "stage1.yaml"), "-c", str(overlay), "--print_config"])
+    assert ended.value.code in (0, None)
+    printed = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    asked = yaml.safe_load(overlay.read_text())["trainer"]
+    for name in {"accelerator", "devices", "precision", "num_nodes"} & asked.keys():
+        assert printed[name] == asked[name]
+    watched = [entry["class_path"] for entry in printed["callbacks"]]
+    assert ("callbacks.RankWatch" in watched) == ("callbacks+" in asked)
+    assert "callbacks.ResumeCheckpoint" in watched  # appended to, not replaced
+
+
+def test_the_cpu_overlay_runs(tmp_path, loaded):
+    dry("hardware/cpu.yaml", tmp_path)
+    assert len(loaded) == 1
