@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from mmretrieval.loss import InfoNCE
 from mmretrieval.schedules import WarmupCosine
 
 STEPS, EPOCHS = 6, 3  # of an epoch, of a run
+SEEDS = int(os.environ.get("RESUME_SEEDS", "3"))
+"""How many runs with random points of death; ``RESUME_SEEDS=20 pytest tests/resume`` for the whole matrix."""
 
 
 class KilledError(Exception):
@@ -125,9 +128,7 @@ def points(seed):
     return chosen
 
 
-@pytest.mark.parametrize(
-    "seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 20))]
-)
+@pytest.mark.parametrize("seed", range(SEEDS))
 @pytest.mark.filterwarnings("ignore:.*last checkpoint available")
 def test_a_run_killed_anywhere_goes_on_as_if_never_stopped(tiny_mllm, whole, tmp_path, seed):
     expected, weights = whole
