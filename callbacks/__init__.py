@@ -1,9 +1,12 @@
 """Lightning callbacks: mining, evaluation, galleries, checkpoints and reports."""
 
 from callbacks.adapter_checkpoint import AdapterCheckpoint
+from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.embedding import embed
 from callbacks.generative_evaluation import GenerativeEvaluation
 from callbacks.hard_negative_mining import HardNegativeMining, MiningRound
+from callbacks.rank_watch import RankWatch
+from callbacks.resume_checkpoint import ResumeCheckpoint
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from callbacks.retrieval_gallery import RetrievalGallery
 from callbacks.run_report import RunReport
@@ -11,10 +14,13 @@ from mmretrieval.metrics.evaluation import EvaluationRound
 
 __all__ = [
     "AdapterCheckpoint",
+    "AtomicCheckpointIO",
     "EvaluationRound",
     "GenerativeEvaluation",
     "HardNegativeMining",
     "MiningRound",
+    "RankWatch",
+    "ResumeCheckpoint",
     "RetrievalEvaluation",
     "RetrievalGallery",
     "RunReport",
