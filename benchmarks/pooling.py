@@ -3,7 +3,7 @@
     python benchmarks/pooling.py --json pooling.json
 
 Each run is ``lightning fit -c configs/stage1.yaml -c configs/pooling/NAME.yaml`` with a seed for the weights
-and the order of the data. Runs that left their metrics in the output folder are not repeated.
+and the order of the data. Runs that finished in the output folder are not repeated.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def parse() -> argparse.Namespace:
 
 def train(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, float]:
     out = arguments.out / f"{name}_{seed}_{arguments.epochs}_{arguments.size or 'default'}"
-    if not (out / "metrics.json").exists():
+    finished = out / "finished"  # metrics.json is there from the first evaluation on
+    if not finished.exists():
         command = [str(Path(sys.executable).with_name("lightning")), "fit", "-c", "configs/stage1.yaml"]
         command += ["-c", f"configs/pooling/{name}.yaml", f"--seed_everything={seed}"]
         command += [f"--data.init_args.seed={seed}", f"--trainer.max_epochs={arguments.epochs}"]
@@ -62,6 +63,7 @@ def train(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, floa
             run = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         if run.returncode:
             raise SystemExit(f"pooling.py: that run failed; the end of {out / 'log'}:\n{tail(out / 'log')}")
+        finished.touch()
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
     return {measure: metrics["global"]["average"][measure] for measure in MEASURES}
 

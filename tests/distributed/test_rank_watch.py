@@ -36,36 +36,43 @@ def _start(rank, act, method, environment, folder):
     torch.set_num_threads(1)
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
     if method is not None:
-        dist.init_process_group("gloo", init_method=method, rank=rank, world_size=2)
+        dist.init_process_group(
+            "gloo", init_method=method, rank=rank, world_size=int(os.environ["WORLD_SIZE"])
+        )
         dist.barrier()
     act(rank, RankWatch(INTERVAL, TIMEOUT))
 
 
 @pytest.fixture
 def ranks(tmp_path, monkeypatch):
-    """``ranks(act)`` runs ``act(rank, watch)`` on two ranks and returns the status and output of each."""
+    """``ranks(act)`` runs ``act(rank, watch)`` on each rank and returns the status and output of each."""
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])  # a new interpreter can import this module then
     started = []
 
-    def run(act, method="env://", start="fork", meanwhile=None, left=()):
+    def run(act, method="env://", world=2, start="fork", meanwhile=None, left=()):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "NODE_RANK": "0"}
+        environment = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "NODE_RANK": "0",
+            "WORLD_SIZE": str(world),
+        }
         method = f"file://{tmp_path}/rendezvous" if method == "file" else method
         process = multiprocessing.get_context(start).Process
         rest = (act, method, environment, str(tmp_path))
-        started.extend(process(target=_start, args=(rank, *rest)) for rank in range(2))
+        started.extend(process(target=_start, args=(rank, *rest)) for rank in range(world))
         for process in started:
             process.start()
         if meanwhile is not None:
             meanwhile(tmp_path, started)
-        for rank in {0, 1} - {*left}:
+        for rank in {*range(world)} - {*left}:
             started[rank].join(240 if start == "spawn" else 30)
         return SimpleNamespace(
             status=[process.exitcode for process in started],
-            stdout=[(tmp_path / f"{rank}.1").read_text() for rank in range(2)],
-            stderr=[(tmp_path / f"{rank}.2").read_text() for rank in range(2)],
+            stdout=[(tmp_path / f"{rank}.1").read_text() for rank in range(world)],
+            stderr=[(tmp_path / f"{rank}.2").read_text() for rank in range(world)],
         )
 
     yield run
@@ -210,7 +217,7 @@ def _ends_late(late, rank, watch):
         assert not _watch_threads()
     dist.barrier()
     _begin(watch)
-    until = time.monotonic() + (1.5 * TIMEOUT if rank == late else 0)
+    until = time.monotonic() + (1.5 * TIMEOUT if rank in late else 0)
     while time.monotonic() < until:
         sum(range(100_000))  # holds the global lock now and then
     watch.teardown(None, None, "fit")
@@ -221,9 +228,15 @@ def _watch_threads():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("rank-watch")]
 
 
-@pytest.mark.parametrize(("late", "method"), [(0, "env://"), (1, "env://"), (1, "file")])
+@pytest.mark.parametrize(("late", "method"), [((0, 2), "env://"), ((1, 2), "env://"), ((1, 2), "file")])
 def test_regular_ends_at_different_times_raise_no_alarm(ranks, late, method):
-    result = ranks(partial(_ends_late, late), method)
+    result = ranks(partial(_ends_late, late), method, world=3)
+    assert result.status == [0, 0, 0]
+    assert _alarms(result) == [[], [], []]
+
+
+def test_the_last_rank_does_not_miss_the_store_of_the_others(ranks):
+    result = ranks(partial(_ends_late, (1,)))
     assert result.status == [0, 0]
     assert result.stderr == ["", ""]
 

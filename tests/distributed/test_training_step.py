@@ -86,7 +86,7 @@ def _on_rank(folder, dtype, rank, world):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "dtype", "tolerance"),
-    [(2, torch.float64, 1e-10), (3, torch.float64, 1e-10), (2, torch.float32, 2e-6)],
+    [(2, torch.float64, 1e-10), (2, torch.float32, 2e-6)],
 )
 def test_ranks_have_the_gradient_of_one_process(run_on_ranks, tiny_mllm, world, dtype, tolerance):
     encoder = _encoder(tiny_mllm, Chunks(), dtype)
