@@ -12,8 +12,8 @@ PACKAGES = ("mmretrieval", "data_modules", "callbacks")
 
 LAYERS = (
     {"content", "batches", "errors", "distributed"},
-    {"encoder", "loss", "metrics", "index", "schedules"},
-    {"mining", "rerank"},
+    {"encoder", "loss", "metrics", "index", "schedules", "health"},
+    {"mining", "rerank", "sharding"},
     {"module", "pretraining", "retriever"},
     {"cli", "tools", "export", "__main__"},
 )
