@@ -38,7 +38,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     Raises:
         MisconfigurationException: When training begins, if ``replicas`` does not divide the world size, or
-            the model is not one of :class:`~mmretrieval.encoder.mllm_encoder.MLLMEncoder`.
+            the language model cannot be sharded.
     """
 
     def __init__(
