@@ -1,6 +1,7 @@
 """Lightning callbacks: mining, evaluation, galleries, checkpoints and reports."""
 
 from callbacks.adapter_checkpoint import AdapterCheckpoint
+from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.embedding import embed
 from callbacks.generative_evaluation import GenerativeEvaluation
@@ -15,6 +16,7 @@ from mmretrieval.metrics.evaluation import EvaluationRound
 __all__ = [
     "AdapterCheckpoint",
     "AtomicCheckpointIO",
+    "BestCheckpoint",
     "EvaluationRound",
     "GenerativeEvaluation",
     "HardNegativeMining",

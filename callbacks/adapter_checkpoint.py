@@ -76,13 +76,25 @@ class AdapterCheckpoint(Callback):
     def _save(self, trainer: Trainer, module: LightningModule) -> None:
         if self._saved_step == trainer.global_step or getattr(trainer, "fast_dev_run", False):
             return
-        encoder = _encoder_of(module)
-        if trainer.is_global_zero:
-            with replaced_directory(self.output_folder(trainer)) as stage:
-                encoder.save_pretrained(stage)
-        else:
-            encoder.trained_state()  # rank 0 gathers the shards of all
+        save_adapter(trainer, module, self.output_folder(trainer))
         self._saved_step = trainer.global_step
+
+
+def save_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> None:
+    """Write what was trained of the encoder into a folder, replacing one that was saved there before.
+
+    All ranks call it together; rank 0 writes.
+
+    Raises:
+        MisconfigurationException: If the module has no encoder that can be saved.
+        DataError: If the folder holds something else.
+    """
+    encoder = _encoder_of(module)
+    if trainer.is_global_zero:
+        with replaced_directory(folder) as stage:
+            encoder.save_pretrained(stage)
+    else:
+        encoder.trained_state()  # rank 0 gathers the shards of all
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class _Norm(torch.nn.Module):
 
 
 def _norms_in_their_own_precision(core):
-    """transformers' norms compute in float32: gradients that differ by a factor of 3 are rounded otherwise."""
+    """transformers' norms compute in float32: a factor of 3 changes the rounding."""
     for parent in list(core.modules()):
         for name, child in list(parent.named_children()):
             if type(child).__name__.endswith("RMSNorm"):
