@@ -21,7 +21,8 @@ MEASURES = (
 def main() -> None:
     arguments = parser(__doc__, "benchmark_pooling").parse_args()
     known = sorted(path.stem for path in (ROOT / "configs/pooling").glob("*.yaml"))
-    variants = {name: ["-c", f"configs/pooling/{name}.yaml"] for name in chosen(known, arguments)}
+    stage1 = ["-c", "configs/stage1.yaml"]
+    variants = {name: [*stage1, "-c", f"configs/pooling/{name}.yaml"] for name in chosen(known, arguments)}
     report("pooling", run_all(variants, MEASURES, arguments), MEASURES, arguments)
 
 

@@ -69,7 +69,7 @@ def run_all(
     """Train each variant with each seed.
 
     Args:
-        variants: Words that follow ``lightning fit -c configs/stage1.yaml``, by name.
+        variants: Words that follow ``lightning fit``, by name; ``{seed}`` in them stands for the seed.
         measures: What to read of each run.
         arguments: As :func:`parser` reads them.
     """
@@ -93,12 +93,16 @@ def train(
     name: str, words: Sequence[str], seed: int, measures: Sequence[Measure], arguments: argparse.Namespace
 ) -> dict[str, float]:
     """One run, unless it has finished before; its measures."""
-    out = arguments.out / f"{name}_{seed}_{arguments.epochs}_{arguments.size or 'default'}"
+    out = folder(name, seed, arguments)
     finished = out / "finished"  # metrics.json is there from the first evaluation on
     if not finished.exists():
-        command = [str(Path(sys.executable).with_name("lightning")), "fit", "-c", "configs/stage1.yaml"]
-        command += [*words, f"--seed_everything={seed}", f"--data.init_args.seed={seed}"]
-        command += [f"--trainer.max_epochs={arguments.epochs}", f"--trainer.default_root_dir={out.resolve()}"]
+        command = [str(Path(sys.executable).with_name("lightning")), "fit"]
+        command += [
+            *(word.format(seed=seed) for word in words),
+            f"--seed_everything={seed}",
+            f"--data.init_args.seed={seed}",
+        ]
+        command += [f"--trainer.max_epochs={arguments.epochs}", f"--trainer.default_root_dir={out}"]
         if arguments.size:
             command.append(f"--data.init_args.size={arguments.size}")
         print(f"{name}, seed {seed}: lightning {' '.join(command[1:])}", flush=True)
@@ -112,6 +116,11 @@ def train(
         finished.touch()
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
     return {measure.heading: metrics[measure.pool]["average"][measure.name] for measure in measures}
+
+
+def folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """Where a run writes."""
+    return Path(arguments.out.resolve(), f"{name}_{seed}_{arguments.epochs}_{arguments.size or 'default'}")
 
 
 def tail(log: Path, lines: int = 20) -> str:

@@ -51,7 +51,7 @@ class Result:
     Args:
         variant: Its name.
         loss: The loss.
-        gradient_difference: Largest difference of a gradient to the first variant's, relative to the largest.
+        gradient_difference: Norm of the difference to the first variant's gradient, relative to its norm.
         peak_bytes: Memory at most, beyond weights and inputs.
         padding_efficiency: Share of the computed tokens that are no padding.
         tokens: Tokens that the language model computed.
@@ -163,11 +163,15 @@ def examine(encoder: MLLMEncoder, name: str, step: Step, reference: Gradients) -
 
 
 def gradient_difference(found: Gradients, expected: Gradients) -> float:
-    """Largest difference of a gradient, relative to the largest gradient."""
+    """Norm of the difference of all gradients as one vector, relative to the norm expected."""
     if found.keys() != expected.keys():
         raise SystemExit(f"train_step.py: gradients of {len(found)} and of {len(expected)} parameters")
-    largest = max(float(gradient.abs().max()) for gradient in expected.values())
-    return max(float((found[name] - expected[name]).abs().max()) for name in expected) / largest
+    difference = {name: found[name].double() - gradient.double() for name, gradient in expected.items()}
+    return norm(difference) / norm(expected)
+
+
+def norm(gradients: Gradients) -> float:
+    return sum(float(gradient.double().square().sum()) for gradient in gradients.values()) ** 0.5
 
 
 def timed(encoder: MLLMEncoder, step: Step) -> float:

@@ -5,7 +5,9 @@ from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.embedding import embed
 from callbacks.generative_evaluation import GenerativeEvaluation
-from callbacks.hard_negative_mining import HardNegativeMining, MiningRound
+from callbacks.hard_negative_mining import HardNegativeMining
+from callbacks.mining_round import MiningRound
+from callbacks.mining_schedule import MiningSchedule, RoundSubset
 from callbacks.rank_watch import RankWatch
 from callbacks.resume_checkpoint import ResumeCheckpoint
 from callbacks.retrieval_evaluation import RetrievalEvaluation
@@ -21,10 +23,12 @@ __all__ = [
     "GenerativeEvaluation",
     "HardNegativeMining",
     "MiningRound",
+    "MiningSchedule",
     "RankWatch",
     "ResumeCheckpoint",
     "RetrievalEvaluation",
     "RetrievalGallery",
+    "RoundSubset",
     "RunReport",
     "embed",
 ]

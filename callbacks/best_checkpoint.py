@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from callbacks.adapter_checkpoint import save_adapter
-from callbacks.embedding import is_last_epoch
+from callbacks.collaborators import is_last_epoch
 
 
 class BestCheckpoint(ModelCheckpoint):

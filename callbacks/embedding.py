@@ -1,254 +1,292 @@
-"""What mining and evaluation share: embed rows of a data set on all ranks, and search what was embedded."""
+"""Embed rows of a table, all ranks together, into a folder that keeps what is done."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol, cast
+import re
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from callbacks.resume_checkpoint import stop_if_asked
-from data_modules.corpus import PackedCorpus, QuerySet
+from callbacks.collaborators import retriever_of
+from callbacks.resume_checkpoint import is_asked_here, stop_if_asked
+from data_modules.encoding import EncodingTable
 from mmretrieval.batches import EncodingBatch
-from mmretrieval.distributed import all_gather, gather_sizes, is_distributed, rank, rows_of_rank, world_size
-from mmretrieval.index import VectorIndex
-from mmretrieval.mining import NegativeTable
+from mmretrieval.distributed import gather_sizes, is_distributed, rank, world_size
+from mmretrieval.index import EmbeddingStore
+from mmretrieval.shared_work import SharedWork
 
 Rows = NDArray[np.int64]
-LoaderOf = Callable[[Rows], DataLoader[EncodingBatch]]
 
-
-class Retriever(Protocol):
-    """What these callbacks need of a module; :class:`~mmretrieval.module.UniversalRetriever` has it.
-
-    Args:
-        encoder: Maps :class:`~mmretrieval.batches.EncoderInputs` to L2-normalised embeddings ``(N, D)``.
-    """
-
-    encoder: nn.Module
-
-    def weights_hash(self) -> str:
-        """A hash of the trained weights; called on all ranks together."""
-
-
-class RetrievalData(Protocol):
-    """What these callbacks need of a data module; ``RetrievalDataModule`` has it.
-
-    Args:
-        corpus: The packed data set.
-        train_split: The split that is trained on.
-        train_pool: The pool that negatives are mined from.
-    """
-
-    corpus: PackedCorpus
-    train_split: str
-    train_pool: str
-
-    def queries(self, split: str) -> QuerySet:
-        """The queries of a split."""
-
-    def candidate_loader(self, rows: Rows) -> DataLoader[EncodingBatch]:
-        """Candidates to embed, in any order."""
-
-    def query_loader(self, split: str, rows: Rows) -> DataLoader[EncodingBatch]:
-        """Queries to embed with their fixed instruction, in any order."""
-
-    def set_negatives(self, table: NegativeTable) -> None:
-        """Take the negatives of the epochs that follow."""
-
-
-def retriever_of(module: LightningModule) -> Retriever:
-    """The module, if it is a retriever.
-
-    Raises:
-        MisconfigurationException: If it is not.
-    """
-    missing = [name for name in ("encoder", "weights_hash") if not hasattr(module, name)]
-    if missing:
-        raise MisconfigurationException(
-            f"{type(module).__name__} has no {' and no '.join(missing)}: mining and evaluation need a "
-            "mmretrieval.UniversalRetriever."
-        )
-    return cast(Retriever, module)
-
-
-def data_of(trainer: Trainer) -> RetrievalData:
-    """The trainer's data module, if retrieval data comes from it.
-
-    Raises:
-        MisconfigurationException: If there is none, or of another kind.
-    """
-    data = getattr(trainer, "datamodule", None)  # Trainer gets the attribute with the first datamodule
-    if not hasattr(data, "candidate_loader"):
-        raise MisconfigurationException(
-            f"Mining and evaluation need a data_modules.RetrievalDataModule, found {type(data).__name__}: "
-            "pass one as Trainer.fit(..., datamodule=...)."
-        )
-    return cast(RetrievalData, data)
+_UNITS_PER_RANK = 4  # so that ranks of unlike speed end at nearly the same time
+_UNIT_BATCHES = 64  # a unit is lost when a process is killed
+_SEEN_WITHIN = 60.0  # seconds until a shared file system shows what other machines wrote
 
 
 def embed(
-    trainer: Trainer, module: LightningModule, loader_of: LoaderOf, rows: Rows, description: str
-) -> NDArray[np.float32]:
-    """Embed rows of a table, each rank its share, and gather all of them on every rank.
+    trainer: Trainer,
+    module: nn.Module,
+    table: EncodingTable,
+    rows: Rows,
+    folder: Path | None = None,
+    dtype: str = "float32",
+) -> EmbeddingStore:
+    """Embed rows of a table, and return the store that has them, perhaps among others.
 
-    All ranks take the same number of steps, so an encoder that is sharded over ranks never waits for a rank
-    that has finished. Nothing is left changed: neither the modes of modules nor the random state.
+    The rows are cut into units of like cost, the most expensive first, and each is written as a shard when it
+    is done. What the folder has already, of the same contents by the same weights and settings, is not
+    embedded again: after a kill only units under work are lost, and mining and evaluation share what both
+    need. Stores of the table by other weights are removed.
+
+    Ranks take units as they become free; those of a model that is sharded over ranks take turns and make the
+    same number of steps, so that nobody waits for a rank that has finished. All ranks must see the folder.
+    Nothing else is changed: neither the modes of modules nor the random state.
 
     Args:
         trainer: Its precision and device placement are used.
         module: The retriever.
-        loader_of: Makes the loader of some rows, such as ``RetrievalDataModule.candidate_loader``. Batches
-            may come in any order: ``EncodingBatch.rows`` says where an embedding belongs.
-        rows: Different rows of the table, at least one.
-        description: What is embedded, for the progress bar and errors.
-
-    Shape:
-        - rows: ``(N,)``, output: ``(N, D)`` float32 in the order of ``rows``.
+        table: Contents of the data module, as its ``candidate_table()``.
+        rows: Different rows of the table, at least one, ``(N,)``.
+        folder: Where stores are kept, ``embeddings`` in the trainer's ``default_root_dir`` by default.
+        dtype: How embeddings are kept: ``float32``, ``float16`` or ``bfloat16``.
 
     Raises:
-        ValueError: If there is no row or a row is there twice, the loader gives other rows than asked for, or
-            an embedding is not finite.
+        ValueError: If there is no row, or a row is there twice or not in the table, the loader gives other
+            rows than asked for, or an embedding is not finite.
+        SystemExit: If a signal asks the run to end.
     """
-    places = _Places(rows, description)
+    folder = folder if folder is not None else Path(trainer.default_root_dir, "embeddings")
+    units = _units(table, rows)
+    store = _opened(trainer, module, table, folder, dtype)
+    missing = [left for unit in units if len(left := unit[~store.present(unit)])]
+    gather_sizes(len(missing), trainer.strategy.root_device)  # nobody writes before everybody has looked
+    if missing:
+        _embed_units(trainer, module, table, missing, store)
+        _await(store, rows, table)
+    return store
+
+
+def discard(trainer: Trainer, *stores: EmbeddingStore) -> None:
+    """Remove stores, for runs that shall leave nothing behind; all ranks call it together."""
+    trainer.strategy.barrier("embeddings were used")
+    if not trainer.is_global_zero:
+        return
+    for store in stores:
+        shutil.rmtree(store.folder, ignore_errors=True)
+        with suppress(OSError):  # not empty
+            store.folder.parent.rmdir()
+
+
+def _units(table: EncodingTable, rows: Rows) -> list[Rows]:
+    if not len(rows):
+        raise ValueError(f"There are no {table.name} to embed: look at the split and its pools.")
+    ordered = table.by_cost(rows)
+    if len(np.unique(rows)) < len(rows):
+        raise ValueError(f"The rows of {table.name} to embed are not distinct: embed each row once.")
+    batches = -(-len(rows) // table.batch_size)
+    size = min(_UNIT_BATCHES, -(-batches // (_UNITS_PER_RANK * world_size()))) * table.batch_size
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def _opened(
+    trainer: Trainer, module: nn.Module, table: EncodingTable, folder: Path, dtype: str
+) -> EmbeddingStore:
+    """The store of the table by the module as it is now; rank 0 makes it and removes others."""
+    stamp = {
+        "table": table.name,
+        "contents": table.digest,
+        "retriever": retriever_of(module).embedding_hash(),
+        "dtype": dtype,
+    }
+    slug = re.sub(r"[^a-z0-9]+", "-", table.name.lower())
+    path = folder / f"{slug}-{blake2b(repr(sorted(stamp.items())).encode(), digest_size=8).hexdigest()}"
+    if trainer.is_global_zero:
+        for other in folder.glob(f"{slug}-" + "?" * 16):
+            if other != path:
+                shutil.rmtree(other)
+        EmbeddingStore.create_or_open(path, stamp, dtype)
+    trainer.strategy.barrier("embedding store")
+    return EmbeddingStore.create_or_open(path, stamp, dtype)
+
+
+def _embed_units(
+    trainer: Trainer,
+    module: nn.Module,
+    table: EncodingTable,
+    units: Sequence[Rows],
+    store: EmbeddingStore,
+) -> None:
     encoder, device = retriever_of(module).encoder, trainer.strategy.root_device
-    own = rows_of_rank(len(rows), rank(), world_size())
-    # A rank without rows embeds one for nothing, as collectives inside the encoder need everybody.
-    loader = loader_of(rows[own.start : own.stop] if own else rows[:1])
-    steps = max(gather_sizes(len(loader), device))
+    with _claims(trainer, store) as claims:
+        work = SharedWork(len(units), claims)
+        feed = _Feed(table, units, work)
+        writer = _Writer(table, units, feed.taken, store)
+        together = claims is None and world_size() > 1
+        steps = max(gather_sizes(feed.own_batches, device)) if together else None
+        loader = table.make_loader(feed.padded(steps), feed.own_batches)
+        with _encoding(trainer, module), _progress(trainer, table, units) as progress:
+            for step, batch in enumerate(loader):
+                vectors = _encoded(trainer, encoder, batch)
+                if steps is None or step < feed.own_batches:  # else it was embedded for nothing
+                    progress(writer.add(batch.rows.cpu().numpy(), vectors))
+                if steps is not None:
+                    stop_if_asked(trainer)
+                elif is_asked_here(trainer) or work.stopped:
+                    work.stop()
+                    break
+        gather_sizes(0, device)  # claims are there until all have finished
+    stop_if_asked(trainer)
+    writer.check()
+
+
+@contextmanager
+def _claims(trainer: Trainer, store: EmbeddingStore) -> Iterator[Path | None]:
+    """A new folder for claims, if ranks are free to take work as they please."""
+    free = isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy)
+    if world_size() == 1 or not free:
+        yield None
+        return
+    name = trainer.strategy.broadcast(f".claims-{time.time_ns()}")
+    claims: Path = store.folder / name
+    if trainer.is_global_zero:
+        for left in store.folder.glob(".claims-*"):  # of a process that was killed
+            shutil.rmtree(left)
+        claims.mkdir()
+    trainer.strategy.barrier("claims")
+    yield claims
+    if trainer.is_global_zero:
+        shutil.rmtree(claims)
+
+
+class _Feed:
+    """The batches of the units that this rank takes."""
+
+    def __init__(self, table: EncodingTable, units: Sequence[Rows], work: SharedWork) -> None:
+        self.taken: deque[int] = deque()
+        """Units that were taken and are not finished, in the order of their batches."""
+        self._table, self._units, self._work = table, units, work
+
+    @property
+    def own_batches(self) -> int:
+        """How many batches this rank has; at most, if ranks take units as they please."""
+        numbers = range(len(self._units)) if self._work.claims else self._work
+        return sum(-(-len(self._units[number]) // self._table.batch_size) for number in numbers)
+
+    def padded(self, steps: int | None) -> Iterator[list[int]]:
+        """The batches; then, up to ``steps``, one for nothing, as other ranks still need this one."""
+        done = 0
+        for number in self._work:
+            self.taken.append(number)
+            for batch in self._table.batches(self._units[number]):
+                done += 1
+                yield batch
+        for _ in range(done, steps or 0):
+            yield self._table.batches(self._units[0])[0]
+
+
+class _Writer:
+    """Collects the embeddings of a unit and writes them when it is complete."""
+
+    def __init__(
+        self, table: EncodingTable, units: Sequence[Rows], taken: deque[int], store: EmbeddingStore
+    ) -> None:
+        self._table, self._units, self._taken, self._store = table, units, taken, store
+        self._rows: list[Rows] = []
+        self._vectors: list[Tensor] = []
+
+    def add(self, rows: Rows, vectors: Tensor) -> int:
+        """Take a batch; returns how many rows of all units are done or under work by now."""
+        if not self._taken:
+            raise ValueError(f"The loader of {self._table.name} gave rows that were not asked for.")
+        self._rows.append(rows)
+        self._vectors.append(vectors)
+        number = self._taken[0]
+        done = sum(len(part) for part in self._rows)
+        if done >= len(self._units[number]):
+            self._write(number)
+        return sum(len(unit) for unit in self._units[:number]) + done
+
+    def check(self) -> None:
+        """Refuse to go on with a unit that has begun.
+
+        Raises:
+            ValueError: If the loader left rows out.
+        """
+        if self._taken or self._rows:
+            raise ValueError(f"The loader of {self._table.name} did not give all rows that were asked for.")
+
+    def _write(self, number: int) -> None:
+        unit, rows = self._units[number], np.concatenate(self._rows)
+        if not np.array_equal(np.sort(rows), np.sort(unit)):
+            raise ValueError(
+                f"The loader of {self._table.name} gave other rows than those asked for, "
+                f"{len(np.setdiff1d(unit, rows))} of {len(unit)} not at all."
+            )
+        vectors = torch.cat(self._vectors).cpu()
+        finite = torch.isfinite(vectors).all(dim=1).numpy()
+        if not finite.all():
+            raise ValueError(
+                f"{int((~finite).sum())} of {len(rows)} embeddings of {self._table.name} are not finite, as "
+                f"that of {self._table.ids[rows[~finite][0]].decode()}: the weights have diverged, or the "
+                "precision is too low."
+            )
+        name = blake2b(unit.tobytes(), digest_size=8).hexdigest()
+        ids, modalities = self._table.ids[rows], self._table.modalities[rows]
+        self._store.write(name, rows, ids, modalities, vectors)
+        self._taken.popleft()
+        self._rows, self._vectors = [], []
+
+
+def _await(store: EmbeddingStore, rows: Rows, table: EncodingTable) -> None:
+    """Wait until this machine sees what others wrote."""
+    deadline = time.monotonic() + (_SEEN_WITHIN if world_size() > 1 else 0)
+    while not store.present(rows).all():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{store.folder}: {int((~store.present(rows)).sum())} embeddings of {table.name} are not "
+                "here: the loader did not give all rows, or machines do not share the folder."
+            )
+        time.sleep(0.5)
+
+
+@contextmanager
+def _progress(
+    trainer: Trainer, table: EncodingTable, units: Sequence[Rows]
+) -> Iterator[Callable[[int], object]]:
     quiet = rank() > 0 or trainer.progress_bar_callback is None
-    batches = tqdm(
-        _repeated(loader, steps, bool(own)),
-        desc=f"Embedding {description}",
-        total=steps,
-        unit="batch",
+    with tqdm(
+        desc=f"Embedding {table.name}",
+        total=sum(len(unit) for unit in units),
+        unit="item",
         leave=False,
         disable=quiet,
         dynamic_ncols=True,
-    )
-    embeddings: NDArray[np.float32] | None = None
-    with _encoding(trainer, module):
-        for batch, count in batches:
-            vectors, at = _encoded(trainer, encoder, batch)
-            vectors, at = all_gather(vectors[:count]), all_gather(at[:count])
-            if embeddings is None:
-                embeddings = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
-            embeddings[places.take(at)] = vectors.cpu().numpy()
-            stop_if_asked(trainer)
-    places.check(embeddings)
-    assert embeddings is not None  # each place was taken, so there was a batch
-    return embeddings
+    ) as bar:
+        yield lambda done: bar.update(done - bar.n)
 
 
-def search(
-    index: VectorIndex, pool: NDArray[np.float32], queries: NDArray[np.float32], k: int, device: torch.device
-) -> tuple[NDArray[np.float32], Rows]:
-    """Search a pool, each rank its share of the queries, and gather the results on every rank.
-
-    Args:
-        index: An empty index; a copy of it is filled.
-        pool: Vectors to find.
-        queries: Vectors to search with.
-        k: How many to find for each query, at least 1.
-        device: Where the process group can exchange tensors.
-
-    Shape:
-        - pool: ``(N, D)``, queries: ``(Q, D)``, output: scores ``(Q, k)`` and rows of the pool ``(Q, k)``, as
-          :meth:`mmretrieval.index.VectorIndex.search` returns them.
-    """
-    filled = copy.deepcopy(index)
-    filled.add(pool)
-    own = rows_of_rank(len(queries), rank(), world_size())
-    scores, rows = filled.search(queries[own.start : own.stop], k)
-    if world_size() == 1:
-        return scores, rows
-    gathered = (all_gather(torch.from_numpy(part).to(device)).cpu().numpy() for part in (scores, rows))
-    return next(gathered), next(gathered)
-
-
-def is_last_epoch(trainer: Trainer) -> bool:
-    """Whether no epoch follows the one that is ending."""
-    epochs = trainer.max_epochs if trainer.max_epochs is not None else -1
-    steps = trainer.max_steps
-    done = epochs != -1 and trainer.current_epoch + 1 >= epochs
-    return done or (steps != -1 and trainer.global_step >= steps) or trainer.should_stop
-
-
-def is_dry_run(trainer: Trainer) -> bool:
-    """Whether the trainer was made with ``fast_dev_run``, so that a run only shows that it works."""
-    return bool(getattr(trainer, "fast_dev_run", False))
-
-
-class _Places:
-    """Which place each row of the table has in the result, and which places were taken."""
-
-    def __init__(self, rows: Rows, description: str) -> None:
-        self.description = description
-        self._order = np.argsort(rows, kind="stable")
-        self._sorted = rows[self._order]
-        self._seen = np.zeros(len(rows), dtype=np.int64)
-        if not len(rows):
-            raise ValueError(f"There are no {description} to embed: look at the split and its pools.")
-        if (self._sorted[1:] == self._sorted[:-1]).any():
-            raise ValueError(f"The rows of {description} to embed are not distinct: embed each row once.")
-
-    def take(self, rows: Tensor) -> Rows:
-        wanted = rows.cpu().numpy()
-        places = np.searchsorted(self._sorted, wanted).clip(max=len(self._sorted) - 1)
-        if (self._sorted[places] != wanted).any():
-            raise ValueError(f"The loader of {self.description} gave rows that were not asked for.")
-        taken: Rows = self._order[places]
-        np.add.at(self._seen, taken, 1)  # += would count a row that is there twice only once
-        return taken
-
-    def check(self, embeddings: NDArray[np.float32] | None) -> None:
-        if (self._seen != 1).any():
-            raise ValueError(
-                f"The loader of {self.description} gave {int((self._seen == 0).sum())} of {self._seen.size} "
-                f"rows never and {int((self._seen > 1).sum())} more than once; it must give each one once."
-            )
-        if embeddings is None:
-            return
-        bad = ~np.isfinite(embeddings).all(axis=1)
-        if bad.any():
-            raise ValueError(
-                f"{int(bad.sum())} of {bad.size} embeddings of {self.description} are not finite, the first "
-                f"at place {int(bad.argmax())}: the weights have diverged, or the precision is too low."
-            )
-
-
-def _repeated(
-    loader: DataLoader[EncodingBatch], steps: int, own: bool
-) -> Iterator[tuple[EncodingBatch, int]]:
-    """Each batch with how many of its rows count; the last one again, for nothing, until all ranks end."""
-    batch: EncodingBatch | None = None
-    for batch in loader:
-        yield batch, len(batch.rows) if own else 0
-    for _ in range(steps - len(loader)):
-        if batch is not None:
-            yield batch, 0
-
-
-def _encoded(trainer: Trainer, encoder: nn.Module, batch: EncodingBatch) -> tuple[Tensor, Tensor]:
+def _encoded(trainer: Trainer, encoder: nn.Module, batch: EncodingBatch) -> Tensor:
     batch = trainer.precision_plugin.convert_input(batch)
     batch = trainer.strategy.batch_to_device(batch)
     with trainer.precision_plugin.forward_context():
         vectors: Tensor = encoder(batch.inputs)
-    return vectors.float(), batch.rows
+    return vectors.float()
 
 
 @contextmanager
-def _encoding(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+def _encoding(trainer: Trainer, module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards each module has the mode that it had."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

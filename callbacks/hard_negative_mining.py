@@ -3,123 +3,104 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
-from hashlib import blake2b
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 from typing_extensions import override
 
-from callbacks.embedding import RetrievalData, Rows, data_of, embed, is_last_epoch, retriever_of, search
-from data_modules.corpus import PackedCorpus, QuerySet
-from data_modules.formats.records import DataError, id_key
-from mmretrieval.index import FaissIndex, VectorIndex
-from mmretrieval.metrics.evaluation import Positives
+from callbacks.collaborators import RetrievalData, data_of, is_last_epoch, retriever_of
+from callbacks.embedding import Rows, embed
+from callbacks.mining_round import MiningRound, log_histograms
+from callbacks.mining_schedule import MiningSchedule, RoundSubset
+from callbacks.rankings import rank
+from callbacks.teacher import Teacher
+from data_modules.encoding import EncodingTable, queries_digest
+from data_modules.formats.records import DataError
+from mmretrieval.index import EmbeddingStore, FaissIndex, VectorIndex
 from mmretrieval.mining import (
+    DataSets,
     ExpectedStamp,
-    MiningReport,
-    MiningSettings,
+    FilteredMiningReport,
+    MinedNegatives,
+    MiningHistograms,
+    MiningPlan,
     NegativeTable,
     Rankings,
     StaleNegativesError,
     Stamp,
-    mine_modality_aware,
+    merge_rounds,
+    mine,
 )
 from mmretrieval.mining.negatives import Scalar, file_hash
 
 
-@dataclass(frozen=True, slots=True)
-class MiningRound:
-    """One mining.
-
-    Args:
-        round: Its number, from 0.
-        epoch: How many epochs were finished.
-        step: How many optimizer steps were done.
-        seconds: How long it took.
-        share_of_time: The part of this process' training time that went into mining so far, from 0 to 1.
-        report: What was mined.
-    """
-
-    round: int
-    epoch: int
-    step: int
-    seconds: float
-    share_of_time: float
-    report: MiningReport
-
-    def scalars(self) -> dict[str, float]:
-        """All figures for a logger, as ``mining/…``."""
-        figures = asdict(self.report) | {
-            "mean_positive_rank": self.report.mean_positive_rank,
-            "top_wrong_modality_share": self.report.top_wrong_modality_share,
-            "without": self.report.without,
-            "seconds": self.seconds,
-            "share_of_time": self.share_of_time,
-        }
-        return {f"mining/{name}": float(value) for name, value in figures.items()}
-
-    def __str__(self) -> str:
-        report = self.report
-        return (
-            f"Mined round {self.round} at step {self.step}: {report.wrong_modality:,} negatives of the wrong "
-            f"modality and {report.unsatisfactory:,} unsatisfactory ones for {report.queries:,} queries; "
-            f"{report.incomplete:,} got too few, {report.without:,} none ({report.without_retrieved:,} "
-            f"retrieved nothing, {report.without_kind:,} nothing of either kind, {report.without_known:,} "
-            f"only known positives); {self.seconds:.1f} s, {self.share_of_time:.0%} of the time."
-        )
-
-
 class HardNegativeMining(Callback):
-    """Mines modality-aware hard negatives after an epoch (MM-Embed, https://arxiv.org/abs/2411.02571).
+    """Mines modality-aware hard negatives between epochs (MM-Embed, https://arxiv.org/abs/2411.02571).
 
-    Embeds the training pool and all training queries with their fixed instruction, searches, mines, writes
-    ``round_<n>.npz`` with a stamp of what it was mined from, and hands the table to the data module, which
-    uses it from the next epoch on. After the last epoch nothing is mined. A resumed run reads the file of its
-    last round again and refuses one that was changed or belongs to other data or settings.
+    Embeds the training pool and the training queries with their fixed instruction, searches, mines, writes
+    ``round_<n>.npz`` with a stamp of what it was mined from, and hands the negatives to the data module,
+    which uses them from the next epoch on. A resumed run reads the files of the rounds in use again and
+    refuses one that was changed or belongs to other data or settings.
 
     Args:
-        top_k: How many of the best candidates are looked at, at least 1.
-        k_prime: Candidates of the asked modality ranked below it are negatives, from 0 to ``top_k``.
-        probability_c1: Chance of a negative of the wrong modality where both kinds are there, from 0 to 1.
-        negatives_per_query: How many negatives to draw for each query, at least 1.
-        seed: Of the draws.
-        every_n_epochs: Mine after every n-th epoch, at least 1.
+        plan: How negatives are chosen; the paper's way by default.
+        schedule: When to mine; after each epoch but the last by default.
+        subset: What a round looks at; everything by default.
+        rounds_kept: Train with the negatives of so many rounds, at least 1, the newest first; a sample draws
+            from all of them. With a ``subset`` of the queries, the others keep those of their last turn.
         index: An empty index to search with, :class:`~mmretrieval.index.FaissIndex` by default; each rank
             fills a copy and searches its share of the queries.
         folder: Where the files go, ``negatives`` in the trainer's ``default_root_dir`` by default.
+        teacher: Folder of another retriever that is searched with, a run of this project or a
+            sentence-transformers text model; what it embeds is kept for all rounds. ``None``: the retriever
+            that is trained.
+        start: A file of an earlier run to train with until the first round, as in the paper, which mines
+            with a first model and then trains a second one from the backbone.
+        embeddings: Where embeddings are kept, see :func:`~callbacks.embedding.embed`.
+        embedding_dtype: How they are kept: ``float32``, ``float16`` or ``bfloat16``.
 
     Raises:
-        ValueError: If a value is out of range.
+        ValueError: If ``rounds_kept`` is below 1.
         MisconfigurationException: From ``setup``, if module or data module are none for retrieval, or the
             index is not empty.
+        StaleNegativesError: From ``setup``, if ``start`` was mined from other data.
     """
 
     def __init__(
         self,
-        top_k: int = 50,
-        k_prime: int = 45,
-        probability_c1: float = 0.5,
-        negatives_per_query: int = 1,
-        seed: int = 0,
-        every_n_epochs: int = 1,
+        plan: MiningPlan | None = None,
+        schedule: MiningSchedule | None = None,
+        subset: RoundSubset | None = None,
+        rounds_kept: int = 1,
         index: VectorIndex | None = None,
         folder: Path | None = None,
+        teacher: Path | None = None,
+        start: Path | None = None,
+        embeddings: Path | None = None,
+        embedding_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, found {every_n_epochs}.")
-        self.settings = MiningSettings(top_k, k_prime, probability_c1, negatives_per_query, seed)
-        self.every_n_epochs = every_n_epochs
+        if rounds_kept < 1:
+            raise ValueError(f"rounds_kept must be at least 1, found {rounds_kept}.")
+        self.plan = plan if plan is not None else MiningPlan()
+        self.schedule = schedule if schedule is not None else MiningSchedule()
+        self.subset = subset if subset is not None else RoundSubset()
+        self.rounds_kept = rounds_kept
         self.index = index if index is not None else FaissIndex()
-        self.folder = folder
+        self.folder, self.start = folder, start
+        self.teacher = teacher
+        self.embeddings, self.embedding_dtype = embeddings, embedding_dtype
         self.reports: list[MiningRound] = []
-        self._file: tuple[str, str] | None = None  # path and hash of the negatives in use
+        self._teacher: Teacher | None = None
+        self._files: list[tuple[str, str]] = []  # path and hash of the rounds in use, the newest first
         self._started, self._spent = time.perf_counter(), 0.0  # of this process, in seconds
 
     @override
@@ -131,6 +112,11 @@ class HardNegativeMining(Callback):
         data.corpus.pool_digest(data.train_pool)  # an unknown pool is an error now, not after an epoch
         if len(self.index):
             raise MisconfigurationException(f"The index of mining must be empty, it holds {len(self.index)}.")
+        if self.start is not None:
+            data.set_negatives(NegativeTable.load(self.start, _of_data(data)))
+
+        if self.teacher is not None:
+            self._loaded_teacher()  # a folder that cannot be used is an error now
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,10 +124,18 @@ class HardNegativeMining(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and not is_last_epoch(trainer):
+        mined_at = self.reports[-1].step if self.reports else None
+        epoch, last = trainer.current_epoch + 1, is_last_epoch(trainer)
+        if self.schedule.is_due(epoch, trainer.global_step, mined_at, last=last):
             self.mine(trainer, pl_module)
 
-    def mine(self, trainer: Trainer, module: LightningModule) -> MiningReport:
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._spent:
+            whole = time.perf_counter() - self._started
+            trainer.print(f"Mining took {self._spent:.0f} s, {self._spent / whole:.0%} of the fit.")
+
+    def mine(self, trainer: Trainer, module: LightningModule) -> FilteredMiningReport:
         """Mine with the current weights, and hand the negatives to the trainer's data module.
 
         All ranks call it together.
@@ -151,33 +145,63 @@ class HardNegativeMining(Callback):
 
         Raises:
             DataError: If the data has no such pool or split.
-            ValueError: If an embedding is not finite.
+            ValueError: If an embedding is not finite, or the plan names a task that the data has not.
         """
         begin = time.perf_counter()
         data = data_of(trainer)
-        queries = data.queries(data.train_split)
-        rankings = self._rankings(trainer, module, data, queries)
-        corpus = data.corpus
-        mined, report = mine_modality_aware(
-            rankings, corpus.candidate_modalities, corpus.candidate_keys, self.settings
+        path, stamp, report, histograms = self.write_round(trainer, module, len(self.reports))
+        # What training uses is what stands in the files, on every rank.
+        newest = NegativeTable.load(path, _exactly(stamp))
+        files = [(str(path), file_hash(path)), *self._files][: self.rounds_kept]
+        data.set_negatives(self._mixed(newest, [self._own(data, file) for file in files[1:]], files))
+        self._files = files
+        self._report(trainer, stamp, report, begin)
+        log_histograms(trainer.loggers, histograms, trainer.global_step)
+        return report
+
+    def write_round(
+        self, trainer: Trainer, module: LightningModule, number: int
+    ) -> tuple[Path, Stamp, FilteredMiningReport, MiningHistograms]:
+        """Mine with the current weights into the round's file, and nothing more; all ranks call it together.
+
+        Args:
+            trainer: Its data module has the queries and the pool.
+            module: The retriever.
+            number: Of the round.
+
+        Returns:
+            The file, its stamp, and what was mined.
+
+        Raises:
+            DataError: If the data has no such pool or split.
+            ValueError: If an embedding is not finite, or the plan names a task that the data has not.
+        """
+        data = data_of(trainer)
+        queries, corpus = data.queries(data.train_split), data.corpus
+        rows = self.subset.queries_of(number, len(queries))
+        rankings = self._rankings(trainer, module, data, number, rows)
+        found, report = mine(
+            rankings,
+            corpus.candidate_modalities,
+            corpus.candidate_keys,
+            self.plan,
+            DataSets(queries.tasks, queries.task_of[rows]),
         )
+        mined = MinedNegatives.empty(len(queries), self.plan.negatives_per_query)
+        mined.put(rows, found)
         stamp = Stamp(
             weights_hash=retriever_of(module).weights_hash(),
             step=trainer.global_step,
             pool_hash=corpus.pool_digest(data.train_pool),
-            queries_hash=queries_digest(corpus, data.train_split),
-            round=len(self.reports),
+            queries_hash=queries_digest(queries),
+            round=number,
             settings=self._settings(data),
         )
-        path = self._folder(trainer) / f"round_{stamp.round}.npz"
+        path = self._folder(trainer) / f"round_{number}.npz"
         if trainer.is_global_zero:
             NegativeTable.from_mined(stamp, queries.ids.tolist(), mined, corpus.candidate_id).save(path)
         trainer.strategy.barrier("mined negatives")
-        # What training uses is what stands in the file, on every rank.
-        data.set_negatives(NegativeTable.load(path, _exactly(stamp)))
-        self._file = (str(path), file_hash(path))
-        self._report(trainer, stamp, report, begin)
-        return report
+        return path, stamp, report, MiningHistograms.of(found, rankings, self.plan.top_k)
 
     @override
     def on_load_checkpoint(
@@ -185,83 +209,108 @@ class HardNegativeMining(Callback):
     ) -> None:
         # The first hook that knows the checkpoint. In on_train_start, workers already prepare batches.
         state = checkpoint.get("callbacks", {}).get(self.state_key)
-        if trainer.state.fn == TrainerFn.FITTING and state and state["path"] is not None:
+        if trainer.state.fn == TrainerFn.FITTING and state and state["files"]:
             data_of(trainer).set_negatives(self._restored(trainer, state))
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        path, digest = self._file or (None, None)
-        return {"path": path, "hash": digest, "reports": [asdict(mined) for mined in self.reports]}
+        return {"files": list(self._files), "reports": [asdict(mined) for mined in self.reports]}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._file = (state_dict["path"], state_dict["hash"]) if state_dict["path"] else None
-        self.reports = [
-            MiningRound(**{**mined, "report": MiningReport(**mined["report"])})
-            for mined in state_dict["reports"]
-        ]
+        self._files = [(path, digest) for path, digest in state_dict["files"]]
+        self.reports = [MiningRound.restored(mined) for mined in state_dict["reports"]]
 
     def _rankings(
-        self, trainer: Trainer, module: LightningModule, data: RetrievalData, queries: QuerySet
+        self, trainer: Trainer, module: LightningModule, data: RetrievalData, number: int, rows: Rows
     ) -> Rankings:
-        split, device = data.train_split, trainer.strategy.root_device
-        pool: Rows = np.sort(data.corpus.pools[data.train_pool])  # so that ties come by candidate row
-        pool_vectors = embed(trainer, module, data.candidate_loader, pool, f"pool {data.train_pool}")
-        query_vectors = embed(
-            trainer,
-            module,
-            lambda rows: data.query_loader(split, rows),
-            np.arange(len(queries), dtype=np.int64),
-            f"{split} queries",
+        queries = data.queries(data.train_split)
+        positives = np.array([queries.positives(row)[0] for row in rows.tolist()], dtype=np.int64)
+        pool = self.subset.candidates_of(number, data.corpus.pools[data.train_pool], positives)
+
+        scorer: nn.Module = module
+        folder, processor = self.embeddings, None
+        if self.teacher is not None:
+            scorer = self._loaded_teacher().to(trainer.strategy.root_device)
+            processor = scorer.input_processor
+            folder = (folder or Path(trainer.default_root_dir, "embeddings")) / "teacher"
+
+        def embedded(table: EncodingTable, rows: Rows) -> EmbeddingStore:
+            return embed(trainer, scorer, table, rows, folder, self.embedding_dtype)
+
+        return rank(
+            embedded,
+            data.candidate_table(processor),
+            data.query_table(data.train_split, processor),
+            queries,
+            pool,
+            rows,
+            self.index,
+            self.plan.top_k,
+            trainer.strategy.root_device,
         )
-        scores, found = search(self.index, pool_vectors, query_vectors, self.settings.top_k, device)
-        positives = [queries.positives(row) for row in range(len(queries))]
-        known = Positives.of(positives)
-        return Rankings(
-            rows=np.where(found >= 0, pool[found], -1),
-            scores=scores,
-            target_modality=queries.target_modality,
-            labelled_row=np.array([rows[0] for rows in positives], dtype=np.int64),
-            known_rows=known.rows,
-            known_offsets=known.offsets,
-            query_keys=np.array([id_key(id_) for id_ in queries.ids.tolist()], dtype=np.int64),
-        )
+
+    def _loaded_teacher(self) -> Teacher:
+        if self._teacher is None:
+            assert self.teacher is not None
+            self._teacher = Teacher(self.teacher)
+        return self._teacher
 
     def _restored(self, trainer: Trainer, state: dict[str, Any]) -> NegativeTable:
         """The negatives that the checkpoint's run was using."""
         data, last = data_of(trainer), state["reports"][-1]
-        written = Path(state["path"])
-        # A run folder that was moved as a whole still has its negatives.
+        files = [(str(self._place(trainer, Path(path))), digest) for path, digest in state["files"]]
+        newest, *older = [self._own(data, file) for file in files]
+        if (newest.stamp.step, newest.stamp.round) != (last["step"], last["round"]):
+            raise StaleNegativesError(
+                f"{files[0][0]} is round {newest.stamp.round} of step {newest.stamp.step}; the checkpoint "
+                f"was training with round {last['round']} of step {last['step']}."
+            )
+        return self._mixed(newest, older, files)
+
+    def _place(self, trainer: Trainer, written: Path) -> Path:
+        """Where a round's file is; a run folder that was moved as a whole still has it."""
         path = next((p for p in (self._folder(trainer) / written.name, written) if p.is_file()), None)
         if path is None:
             raise DataError(
                 f"{written}: the checkpoint was training with these mined negatives, but the file is gone; "
                 "bring it back, or start a new run from the weights alone"
             )
-        expected = ExpectedStamp(
-            pool_hash=data.corpus.pool_digest(data.train_pool),
-            queries_hash=queries_digest(data.corpus, data.train_split),
-            step=last["step"],
-            round=last["round"],
-            settings=self._settings(data),
+        return path
+
+    def _own(self, data: RetrievalData, file: tuple[str, str]) -> NegativeTable:
+        """A round of this run that was read before, and nothing else."""
+        path, digest = Path(file[0]), file[1]
+        expected = _of_data(data)
+        table = NegativeTable.load(
+            path, ExpectedStamp(expected.pool_hash, expected.queries_hash, settings=self._settings(data))
         )
-        table = NegativeTable.load(path, expected)
-        if file_hash(path) != state["hash"]:
+        if file_hash(path) != digest:
             raise StaleNegativesError(
                 f"{path} is not the file that the checkpoint was training with (hash {file_hash(path)}, "
-                f"expected {state['hash']}): another run has mined into this folder. Bring the file back, or "
+                f"expected {digest}): another run has mined into this folder. Bring the file back, or "
                 "start a new run from the weights alone."
             )
         return table
 
+    def _mixed(
+        self, newest: NegativeTable, older: Sequence[NegativeTable], files: Sequence[tuple[str, str]]
+    ) -> NegativeTable:
+        if self.rounds_kept == 1:
+            return newest
+        hashes = [digest for _, digest in files[1:]]
+        return merge_rounds(newest, dict(zip(hashes, older, strict=True)), self.rounds_kept)
+
     def _settings(self, data: RetrievalData) -> dict[str, Scalar]:
         names = {"pool": data.train_pool, "split": data.train_split, "index": type(self.index).__name__}
-        return {**asdict(self.settings), **names}
+        subset = {f"subset_{name}": value for name, value in asdict(self.subset).items()}
+        teacher = {"teacher": None if self.teacher is None else self._loaded_teacher().embedding_hash()}
+        return {**self.plan.stamp(), **subset, **names, **teacher}
 
     def _folder(self, trainer: Trainer) -> Path:
         return self.folder if self.folder is not None else Path(trainer.default_root_dir) / "negatives"
 
-    def _report(self, trainer: Trainer, stamp: Stamp, report: MiningReport, begin: float) -> None:
+    def _report(self, trainer: Trainer, stamp: Stamp, report: FilteredMiningReport, begin: float) -> None:
         now = time.perf_counter()
         seconds = now - begin
         self._spent += seconds
@@ -275,12 +324,10 @@ class HardNegativeMining(Callback):
             rank_zero_warn(f"Mining found no negative for any query. {mined}")
 
 
-def queries_digest(corpus: PackedCorpus, split: str) -> str:
-    """A hex digest of a split's queries with their positives, to recognise files computed from them."""
-    arrays, name = corpus.manifest["arrays"], f"queries/{split}"
-    parts = [arrays[f"{name}/{array}.npy"]["digest"] for array in ("positives", "positive_starts")]
-    parts += [shard["index"] for shard in corpus.manifest["shards"][name]]
-    return blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+def _of_data(data: RetrievalData) -> ExpectedStamp:
+    """What a file must say that negatives of this data are in."""
+    queries = data.queries(data.train_split)
+    return ExpectedStamp(data.corpus.pool_digest(data.train_pool), queries_digest(queries))
 
 
 def _exactly(stamp: Stamp) -> ExpectedStamp:

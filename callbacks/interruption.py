@@ -41,6 +41,11 @@ class Interruption:
         self._asked = True
         self._requeue |= requeue
 
+    @property
+    def noted(self) -> bool:
+        """Whether this rank was asked to end; others may not know of it yet."""
+        return self._asked
+
     def asked(self, device: torch.device) -> bool:
         """Whether some rank was asked to end; all ranks call it together and get the same answer."""
         if not is_distributed():

@@ -111,3 +111,9 @@ def stop_if_asked(trainer: Trainer) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ResumeCheckpoint):
             callback.stop_if_asked(trainer)
+
+
+def is_asked_here(trainer: Trainer) -> bool:
+    """Whether a signal asked this rank to end; others may not know of it yet."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(c, ResumeCheckpoint) and c.interruption.noted for c in callbacks)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,19 +17,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from callbacks.embedding import (
-    RetrievalData,
-    Rows,
-    data_of,
-    embed,
-    is_dry_run,
-    is_last_epoch,
-    retriever_of,
-    search,
-)
+from callbacks.collaborators import RetrievalData, data_of, is_dry_run, is_last_epoch, retriever_of
+from callbacks.embedding import Rows, discard, embed
+from callbacks.searching import search
 from data_modules.atomic import staged_file
 from data_modules.corpus import PackedCorpus, QuerySet
-from mmretrieval.index import ExactIndex, VectorIndex
+from data_modules.encoding import EncodingTable
+from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
 from mmretrieval.metrics.evaluation import (
     AVERAGE,
     GLOBAL,
@@ -82,6 +76,8 @@ class RetrievalEvaluation(Callback):
             fills a copy and searches its share of the queries.
         every_n_epochs: Evaluate after every n-th epoch, at least 1, and after the last one.
         before_training: Evaluate before the first optimizer step as well.
+        embeddings: Where embeddings are kept, see :func:`~callbacks.embedding.embed`.
+        embedding_dtype: How they are kept: ``float32``, ``float16`` or ``bfloat16``.
 
     Raises:
         ValueError: If a number is out of range or the headline is none of the measures.
@@ -101,6 +97,8 @@ class RetrievalEvaluation(Callback):
         index: VectorIndex | None = None,
         every_n_epochs: int = 1,
         before_training: bool = True,
+        embeddings: Path | None = None,
+        embedding_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
         if not ks or min(*ks, ndcg_k, depth, every_n_epochs) < 1:
@@ -114,6 +112,7 @@ class RetrievalEvaluation(Callback):
         self.split, self.headline, self.folder, self.index = split, headline, folder, index
         self.ks, self.ndcg_k, self.depth = tuple(ks), ndcg_k, max(depth, ndcg_k, *ks)
         self.every_n_epochs, self.before_training = every_n_epochs, before_training
+        self.embeddings, self.embedding_dtype = embeddings, embedding_dtype
         self.history: list[EvaluationRound] = []
         self.latest: EvaluationRound | None = None
         self.rankings: dict[str, dict[str, Ranking]] = {}
@@ -232,28 +231,26 @@ class RetrievalEvaluation(Callback):
         if index is None:
             index = ExactIndex(str(device) if device.type == "cuda" else "cpu")
         every = np.unique(np.concatenate([pool.rows for pool in pools]))
-        candidates = embed(trainer, module, data.candidate_loader, every, f"{self.split} candidates")
-        queries = embed(
-            trainer,
-            module,
-            lambda rows: data.query_loader(self.split, rows),
-            query_rows,
-            f"{self.split} queries",
-        )
+        candidates = self._embed(trainer, module, data.candidate_table(), every)
+        asked_of = self._embed(trainer, module, data.query_table(self.split), query_rows)
         by_task = _rows_by_task(data.queries(self.split), query_rows)
         rankings: dict[str, dict[str, Ranking]] = {}
         for pool in pools:
             asked = np.concatenate([by_task[task] for task in pool.tasks])
-            # The global pool holds every candidate as a rule: no second copy of the largest matrix.
-            whole = pool.rows.size == every.size
-            vectors = candidates if whole else candidates[np.searchsorted(every, pool.rows)]
-            places = np.searchsorted(query_rows, asked)
-            scores, found = search(index, vectors, queries[places], self.depth, device)
-            ranking = Ranking(asked, np.where(found >= 0, pool.rows[found], -1), scores)
+            vectors = asked_of.vectors_of(asked)
+            scores, found = search(index, candidates, pool.rows, vectors, self.depth, device)
+            ranking = Ranking(asked, found, scores)
             for task in pool.tasks:
                 own = ranking.part(np.isin(asked, by_task[task]))
                 rankings.setdefault(pool.kind, {})[task] = own
+        if is_dry_run(trainer):
+            discard(trainer, candidates, asked_of)
         return rankings
+
+    def _embed(
+        self, trainer: Trainer, module: LightningModule, table: EncodingTable, rows: Rows
+    ) -> EmbeddingStore:
+        return embed(trainer, module, table, rows, self.embeddings, self.embedding_dtype)
 
     def _metrics(
         self, corpus: PackedCorpus, queries: QuerySet, positives: Positives, pools: list[_Pool]

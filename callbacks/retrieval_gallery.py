@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import override
 
-from callbacks.embedding import data_of, is_dry_run
+from callbacks.collaborators import data_of, is_dry_run
 from callbacks.retrieval_evaluation import GLOBAL, LOCAL, EvaluationRound, RetrievalEvaluation
 from data_modules.atomic import staged_file
 from data_modules.corpus import QuerySet

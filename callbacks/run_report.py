@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
-from callbacks.embedding import is_dry_run
-from callbacks.hard_negative_mining import HardNegativeMining, MiningRound
+from callbacks.collaborators import is_dry_run
+from callbacks.hard_negative_mining import HardNegativeMining
+from callbacks.mining_round import MiningRound
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from data_modules.atomic import staged_file
 from mmretrieval.metrics.evaluation import AVERAGE, GLOBAL, LOCAL, MODALITY_ACCURACY, EvaluationRound
@@ -229,7 +230,9 @@ def _settings(
     for name in ("split", "ks", "ndcg_k", "depth"):
         yield f"evaluation.{name}", str(getattr(evaluation, name))
     if mining is not None:
-        yield from _flat("mining", {**asdict(mining.settings), "every_n_epochs": mining.every_n_epochs})
+        yield from _flat("mining", {**mining.plan.stamp(), "rounds_kept": mining.rounds_kept})
+        yield from _flat("mining.schedule", asdict(mining.schedule))
+        yield from _flat("mining.subset", asdict(mining.subset))
 
 
 def _flat(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, str]]:

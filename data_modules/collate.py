@@ -6,14 +6,14 @@ from a sampler in the main process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from data_modules.corpus import PackedCorpus, QuerySet
 from data_modules.mixture import TrainingItem
@@ -178,27 +178,3 @@ class QueryCollate:
         """Return the batch."""
         rows, queries = zip(*samples, strict=True)
         return EncodingBatch(self.processor.queries(queries), torch.tensor(rows))
-
-
-class SortedBatches(Sampler[list[int]]):
-    """Rows in batches of similar length, the longest first: what needs most memory fails at once or never.
-
-    Args:
-        rows: Rows to read, ``(N,)``; each comes exactly as often as it is named.
-        modalities: Modality code of each of ``rows``, ``(N,)``: contents with pictures have more tokens.
-        sizes: Bytes of each of ``rows``, ``(N,)``: a measure of length that needs no reading.
-        batch_size: Rows per batch, >= 1.
-    """
-
-    def __init__(self, rows: Ints, modalities: npt.NDArray[np.uint8], sizes: Ints, batch_size: int) -> None:
-        order = np.lexsort((sizes, modalities))[::-1]
-        self._rows, self._batch_size = np.asarray(rows)[order], batch_size
-
-    def __len__(self) -> int:
-        """Return the number of batches; the last one may be smaller."""
-        return -(-len(self._rows) // self._batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the rows of each batch."""
-        for start in range(0, len(self._rows), self._batch_size):
-            yield self._rows[start : start + self._batch_size].tolist()

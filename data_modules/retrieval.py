@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from data_modules.collate import (
     CandidateCollate,
@@ -25,10 +25,10 @@ from data_modules.collate import (
     ContrastiveCollate,
     QueryCollate,
     QueryDataset,
-    SortedBatches,
     TrainingDataset,
 )
 from data_modules.corpus import MANIFEST, PackedCorpus, QuerySet
+from data_modules.encoding import EncodingTable, candidates_digest, queries_digest
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import DataError
 from data_modules.mixture import MixtureBatchSampler, MixtureSettings
@@ -216,7 +216,7 @@ class RetrievalDataModule(LightningDataModule):
         """Return this rank's batches; what the sampler names is read by stateless workers."""
         dataset = TrainingDataset(self.queries(self.train_split))
         collate = ContrastiveCollate(self._processor())
-        return self._loader(dataset, self.sampler, collate, self.num_workers, persistent=True)
+        return self._loader(dataset, self.sampler, collate, len(self.sampler), persistent=True)
 
     def val_dataloader(self) -> Sequence[int]:
         """Return one batch of nothing, with which Lightning calls the hooks of callbacks that evaluate."""
@@ -228,34 +228,49 @@ class RetrievalDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[EncodingBatch]:
         """Return batches of all candidates, to embed."""
-        return self.candidate_loader(np.arange(len(self.corpus), dtype=np.int64))
+        return self.candidate_table().loader(np.arange(len(self.corpus), dtype=np.int64))
 
-    def candidate_loader(self, rows: Ints) -> DataLoader[EncodingBatch]:
-        """Return batches of the candidates at ``rows``, by length; ``EncodingBatch.rows`` says which.
+    def candidate_table(self, processor: ContentProcessor | None = None) -> EncodingTable:
+        """Return all candidates, to embed some of them.
 
-        Raises:
-            ValueError: If a row does not exist.
+        Args:
+            processor: Makes the model inputs; that of the trained retriever by default.
         """
         corpus = self.corpus
-        _check_rows(rows, len(corpus), "candidates")
-        batches = SortedBatches(
-            rows, corpus.candidate_modalities[rows], corpus.candidate_sizes[rows], self.encoding_batch_size
+        return EncodingTable(
+            name="candidates",
+            digest=candidates_digest(corpus),
+            ids=corpus.candidate_ids,
+            modalities=corpus.candidate_modalities,
+            sizes=corpus.candidate_sizes,
+            batch_size=self.encoding_batch_size,
+            make_loader=lambda batches, count: self._loader(
+                CandidateDataset(corpus), batches, CandidateCollate(processor or self._processor()), count
+            ),
         )
-        collate = CandidateCollate(self._processor())
-        return self._loader(CandidateDataset(corpus), batches, collate, min(self.num_workers, len(batches)))
 
-    def query_loader(self, split: str, rows: Ints) -> DataLoader[EncodingBatch]:
-        """Return batches of a split's queries at ``rows``, by length, each with its fixed instruction.
+    def query_table(self, split: str, processor: ContentProcessor | None = None) -> EncodingTable:
+        """Return all queries of a split, each with its fixed instruction, to embed some of them.
+
+        Args:
+            split: A split that has queries.
+            processor: Makes the model inputs; that of the trained retriever by default.
 
         Raises:
             DataError: If the split has no queries.
-            ValueError: If a row does not exist.
         """
         queries = self.queries(split)
-        _check_rows(rows, len(queries), f"{split} queries")
-        batches = SortedBatches(rows, queries.modalities[rows], queries.sizes[rows], self.encoding_batch_size)
-        collate = QueryCollate(self._processor())
-        return self._loader(QueryDataset(queries), batches, collate, min(self.num_workers, len(batches)))
+        return EncodingTable(
+            name=f"{split} queries",
+            digest=queries_digest(queries),
+            ids=queries.ids.astype(np.bytes_),
+            modalities=queries.modalities,
+            sizes=queries.sizes,
+            batch_size=self.encoding_batch_size,
+            make_loader=lambda batches, count: self._loader(
+                QueryDataset(queries), batches, QueryCollate(processor or self._processor()), count
+            ),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and the samples of it that were trained on, not merely read ahead by workers."""
@@ -309,12 +324,13 @@ class RetrievalDataModule(LightningDataModule):
     def _loader(
         self,
         dataset: Dataset[S],
-        batches: Sampler[Any],
+        batches: Iterable[list[Any]],
         collate: Callable[[Sequence[S]], B],
-        workers: int,
+        count: int,
         *,
         persistent: bool = False,
     ) -> DataLoader[B]:
+        workers = min(self.num_workers, count)  # no more than there are batches
         loader = ResumableDataLoader(
             dataset,
             batch_sampler=batches,
@@ -359,8 +375,3 @@ def worker_context(processor: ContentProcessor) -> BaseContext:
     # server of Python 3.11 does not (https://github.com/python/cpython/issues/126631).
     context.set_forkserver_preload([__name__, type(processor).__module__])
     return context
-
-
-def _check_rows(rows: Ints, count: int, what: str) -> None:
-    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
-        raise ValueError(f"rows go from {rows.min()} to {rows.max()}, there are {count} {what}.")

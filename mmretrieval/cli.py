@@ -88,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     words = sys.argv[1:] if args is None else list(args)
     try:
-        _restrict_imports()
+        restrict_imports()
         RetrievalCLI(words)
     except Exception as error:
         cause = _users_mistake(error)
@@ -106,9 +106,11 @@ class RetrievalCLI(LightningCLI):
 
     Args:
         words: The words after the command's name.
+        run: Whether to run the sub-command that ``words`` begin with; else they name none, and trainer, model
+            and data module are only made.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], *, run: bool = True) -> None:
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -124,6 +126,7 @@ class RetrievalCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=list(words),
+            run=run,
             auto_configure_optimizers=False,  # models take their optimizer as an argument
         )
 
@@ -137,7 +140,7 @@ class RetrievalCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without Lightning's warning about a process that has arguments of its own."""
-        for each in (parser, *self._subcommand_parsers.values()):
+        for each in (parser, *getattr(self, "_subcommand_parsers", {}).values()):
             if isinstance(each, _Parser):
                 each.words = args
         self.config = parser.parse_args(args)
@@ -212,7 +215,7 @@ class _Parser(LightningArgumentParser):
         raise SystemExit(2)
 
 
-def _restrict_imports() -> None:
+def restrict_imports() -> None:
     """Let configurations name what is allowed and nothing else."""
     entries = [entry.strip() for entry in os.environ.get(ALLOW_IMPORTS_VARIABLE, "").split(",")]
     own = [entry.removesuffix(".*") for entry in entries if entry]

@@ -89,6 +89,10 @@ class UniversalRetriever(LightningModule):
         """Return a hex digest of the base's name and of everything trained."""
         return self.encoder.weights_hash()
 
+    def embedding_hash(self) -> str:
+        """Return a hex digest of all that decides an embedding."""
+        return self.encoder.embedding_hash()
+
     @override
     def configure_model(self) -> None:
         self.encoder.load()

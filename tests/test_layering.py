@@ -12,14 +12,20 @@ PACKAGES = ("mmretrieval", "data_modules", "callbacks")
 
 LAYERS = (
     {"content", "batches", "errors", "distributed"},
-    {"encoder", "loss", "metrics", "index", "schedules", "health"},
+    {"encoder", "loss", "metrics", "index", "schedules", "health", "shared_work"},
     {"mining", "rerank", "sharding"},
     {"module", "pretraining", "retriever"},
     {"cli", "tools", "export", "__main__"},
 )
 """Rooms of mmretrieval; each may import itself and earlier layers, of its own layer only as below."""
 
-NEIGHBOURS = {("__main__", "tools"), ("tools", "export"), ("retriever", "module"), ("pretraining", "module")}
+NEIGHBOURS = {
+    ("__main__", "tools"),
+    ("tools", "cli"),
+    ("tools", "export"),
+    ("retriever", "module"),
+    ("pretraining", "module"),
+}
 FACADE = ""
 """The room of ``mmretrieval/__init__.py``: what users import, and no room below the last layer."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -322,6 +323,11 @@ class MLLMEncoder(nn.Module):
             digest.update(name.encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def embedding_hash(self) -> str:
+        """Return a hex digest of all that decides an embedding: :meth:`weights_hash`, and the settings."""
+        facts = json.dumps([self.weights_hash(), saving.settings_of(self)], sort_keys=True)
+        return blake2b(facts.encode(), digest_size=16).hexdigest()
 
     def save_pretrained(self, folder: Path) -> None:
         """Write what was trained, and the settings to load it again, into an existing folder."""

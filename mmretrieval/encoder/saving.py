@@ -40,14 +40,20 @@ _GROUPS: dict[str, Callable[..., Any]] = {
 
 def save(encoder: MLLMEncoder, folder: Path) -> None:
     """Write the trained weights and the settings of a loaded encoder into an existing folder."""
-    settings: dict[str, Any] = {name: getattr(encoder, name) for name in _PLAIN}
-    for name in _GROUPS:
-        group = getattr(encoder, name)
-        settings[name] = None if group is None else asdict(group)
+    settings = settings_of(encoder)
     settings["loading"].pop("trust_remote_code")  # a saved file must not grant it
     head = {"format_version": FORMAT_VERSION, "base_fingerprint": encoder.base_fingerprint}
     save_file(encoder.trained_state(), folder / WEIGHTS)
     (folder / SETTINGS).write_text(json.dumps(head | settings, indent=1) + "\n")
+
+
+def settings_of(encoder: MLLMEncoder) -> dict[str, Any]:
+    """Return all settings that decide what an encoder computes, as plain values."""
+    settings: dict[str, Any] = {name: getattr(encoder, name) for name in _PLAIN}
+    for name in _GROUPS:
+        group = getattr(encoder, name)
+        settings[name] = None if group is None else asdict(group)
+    return settings
 
 
 def read_settings(folder: Path) -> tuple[dict[str, Any], str]:

@@ -1,135 +1,150 @@
-"""Exhaustive search with reproducible ties: the oracle for every other index."""
+"""Exhaustive search with the ranking of float64: the oracle for every other index."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mmretrieval.index.base import FloatMatrix, VectorIndex
-
-_ROW_BITS = 32
+from mmretrieval.index.base import FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
+from mmretrieval.index.candidates import ScoreTable
+from mmretrieval.index.operands import (
+    Measures,
+    Precision,
+    Queries,
+    error_bound,
+    measure,
+    operand,
+    prepared,
+    product,
+    times_power,
+)
+from mmretrieval.index.ranking import Ranking, exact_scores
+from mmretrieval.index.stored import read_parts, write_parts
+from mmretrieval.index.tiles import Part, Tile, as_tensor, tiles
 
 
 class ExactIndex(VectorIndex):
-    """Scores every stored vector in float32, block by block, whatever the matmul precision of training is.
+    """Scores every stored vector and ranks as float64 does, whatever the matmul precision of training is.
 
-    Vectors are kept by reference and read one block at a time, so a memory-mapped pool stays on disk.
+    A fast matrix product finds all vectors that can be among the best, given how far its results can be off;
+    these are scored again in float64. So the result is the same for all settings and on all devices; only
+    scores that are equal but for the rounding of float64 may change places between a CPU and a GPU. Scores
+    are returned as float32, after ranking.
+
+    Vectors are kept by reference and read one block at a time, so a memory-mapped pool stays on disk. If
+    embeddings have collapsed, so that all scores are nearly equal, all are computed in float64: in bounded
+    memory, but about 50 times more slowly.
 
     Args:
         device: Where to score: "cpu", "cuda", "cuda:1", …
         pool_block: How many stored vectors are scored at once, at least 1.
         query_block: How many queries are scored at once, at least 1.
+        precision: Type of the fast product's factors, "float32" or "bfloat16". The latter is for GPUs, where
+            it is several times as fast; a CPU computes it in float32 nevertheless.
 
     Raises:
-        ValueError: If a block size is not positive.
+        ValueError: If a block size is not positive, or the precision is unknown; from ``search``, if a stored
+            vector is not finite.
     """
 
-    def __init__(self, device: str = "cpu", pool_block: int = 65_536, query_block: int = 1_024) -> None:
+    settings: ClassVar[tuple[str, ...]] = ("pool_block", "query_block", "precision")
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        pool_block: int = 65_536,
+        query_block: int = 1_024,
+        precision: Precision = "float32",
+    ) -> None:
         super().__init__()
         if pool_block < 1 or query_block < 1:
             raise ValueError(f"Block sizes must be positive, found {pool_block} and {query_block}.")
+        if precision not in get_args(Precision):
+            raise ValueError(f'precision must be "float32" or "bfloat16", found {precision!r}.')
         self.device = torch.device(device)
         self.pool_block = pool_block
         self.query_block = query_block
-        self._parts: list[FloatMatrix] = []
+        self.precision = precision
+        self._parts: list[Part] = []
+        self._tiles: list[Tile] | None = None
+        self._measures: dict[int, Measures] = {}
 
-    def _append(self, vectors: FloatMatrix) -> None:
-        self._parts.append(vectors)
+    def _append(self, vectors: Vectors, labels: Labels, group: int) -> None:
+        self._parts.append(Part(vectors, labels, group))
+        self._tiles = None
+        self._measures = {}
 
-    def _search(self, queries: FloatMatrix, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        count = queries.shape[0]
-        best_scores = np.empty((count, 0), dtype=np.float32)
-        best_rows = np.empty((count, 0), dtype=np.int64)
-        for start, block in self._blocks():
-            width = min(k, best_scores.shape[1] + block.shape[0])
-            scores, rows = np.empty((count, width), np.float32), np.empty((count, width), np.int64)
-            for first in range(0, count, self.query_block):
-                part = slice(first, first + self.query_block)
-                found = self._search_block(self._to_device(queries[part]), start, block, k)
-                known = (
-                    self._to_device(best_scores[part]),
-                    torch.from_numpy(best_rows[part]).to(self.device),
-                )
-                merged = _merge(known, found, k)
-                scores[part], rows[part] = merged[0].cpu().numpy(), merged[1].cpu().numpy()
-            best_scores, best_rows = scores, rows
-        return best_scores, best_rows
+    def _search(self, queries: FloatMatrix, k: int, groups: Groups) -> tuple[Scores, Labels]:
+        best = Ranking.empty(queries.shape[0], k, self.device)
+        blocks = self._query_blocks(queries)
+        if self._tiles is None:
+            self._tiles = tiles(self._parts, self.pool_block)
+        rows = min(self.pool_block, len(self))
+        size = ScoreTable.memory(rows, min(self.query_block, queries.shape[0]))
+        buffer = torch.empty(size, dtype=torch.float32, device=self.device)
+        for number, tile in enumerate(self._tiles):
+            if groups is None or tile.group in groups:
+                self._search_tile(number, tile, blocks, best, buffer)
+        with np.errstate(over="ignore"):  # float64 scores may be beyond float32
+            scores = best.scores.cpu().numpy().astype(np.float32)
+        return scores, best.labels.cpu().numpy()
 
-    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
-        """The stored vectors in pieces, each with its first row."""
-        row = 0
-        for part in self._parts:
-            for first in range(0, part.shape[0], self.pool_block):
-                block = self._to_device(part[first : first + self.pool_block])
-                yield row, block
-                row += block.shape[0]
+    def _query_blocks(self, queries: FloatMatrix) -> list[tuple[slice, Queries]]:
+        starts = range(0, queries.shape[0], self.query_block)
+        parts = [slice(start, start + self.query_block) for start in starts]
+        return [(part, prepared(self._on_device(as_tensor(queries[part])), self.precision)) for part in parts]
 
-    def _search_block(self, queries: Tensor, start: int, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        with _exact_float32():
-            scores = queries @ block.T
-        # Both zeros are equal as scores; adding 0 makes their bit patterns equal, too.
-        values, columns = top_k_by_row(scores.add_(0.0), min(k, block.shape[0]))
-        if bool(values.isnan().any()):
-            raise ValueError(
-                f"Scores of rows {start} to {start + block.shape[0] - 1} are not numbers: "
-                "look for NaN or infinite values in these vectors or in the queries."
-            )
-        return values, columns + start
+    def _search_tile(
+        self,
+        number: int,
+        tile: Tile,
+        blocks: list[tuple[slice, Queries]],
+        best: Ranking,
+        buffer: Tensor,
+    ) -> None:
+        stored = self._on_device(tile.read())
+        if number not in self._measures:
+            self._measures[number] = measure(stored, self.precision, tile.labels)
+        measures = self._measures[number]
+        values = operand(stored, measures.exponent, self.precision)
+        labels = self._on_device(torch.from_numpy(tile.labels))
+        for part, block in blocks:
+            table = ScoreTable(buffer, len(stored), len(block.stored), best.scores.shape[1])
+            product(values, block.values, table.scores)
+            _take_best(best[part], table, block, (stored, labels, measures), self.precision)
 
-    def _to_device(self, matrix: FloatMatrix) -> Tensor:
-        return torch.from_numpy(np.array(matrix, dtype=np.float32)).to(self.device)
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device)
 
+    def _write(self, folder: Path) -> None:
+        write_parts(folder, self._parts)
 
-def top_k_by_row(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` largest scores of each query, equal scores by ascending column.
-
-    ``torch.topk`` alone leaves open which of equal scores it returns. Where that matters for what is in the
-    list, the choice is repeated on keys that no two columns share.
-
-    Args:
-        scores: Float32, without negative zeros.
-        k: How many to return, at most C.
-
-    Shape:
-        - scores: ``(Q, C)``, output: ``(Q, k)`` float32 and ``(Q, k)`` int64.
-    """
-    values, columns = scores.topk(k, dim=1)
-    undecided = (scores >= values[:, -1:]).sum(dim=1) > k
-    if bool(undecided.any()):
-        keys = _keys(scores[undecided], torch.arange(scores.shape[1], device=scores.device))
-        columns[undecided] = keys.topk(k, dim=1).indices
-        values = scores.gather(1, columns)
-    order = _keys(values, columns).argsort(dim=1, descending=True)
-    return values.gather(1, order), columns.gather(1, order)
+    def _read(self, folder: Path, dim: int, counts: Mapping[int, int]) -> None:
+        self._dim = dim
+        for part in read_parts(folder):
+            self.add(part.vectors, part.labels, part.group)
 
 
-def _keys(scores: Tensor, rows: Tensor) -> Tensor:
-    """Integers, different for different rows, that sort descending as (-score, row) sorts ascending."""
-    bits = scores.view(torch.int32).long()
-    # Floats below zero are ordered backwards when read as integers.
-    ordered = torch.where(bits < 0, -(bits & 0x7FFF_FFFF), bits)
-    return (ordered << _ROW_BITS) - rows
-
-
-def _merge(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
-    """The best ``k`` of two lists."""
-    scores, rows = torch.cat([first[0], second[0]], dim=1), torch.cat([first[1], second[1]], dim=1)
-    order = _keys(scores, rows).argsort(dim=1, descending=True)[:, :k]
-    return scores.gather(1, order), rows.gather(1, order)
-
-
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """Suspend the reduced matmul precision that training may have asked for, and autocast."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+def _take_best(
+    best: Ranking,
+    table: ScoreTable,
+    block: Queries,
+    tile: tuple[Tensor, Tensor, Measures],
+    precision: Precision,
+) -> None:
+    """Rank what can be among the best by exact scores."""
+    stored, labels, measures = tile
+    slack = error_bound(block, measures, precision)
+    # Approximate scores are of scaled factors.
+    known = times_power(best.scores, -(block.exponents + measures.exponent))
+    asked = block.stored.double()
+    for rows, queries in table.candidates(known, slack):
+        scores = exact_scores(stored, asked, rows, queries)
+        if not bool(scores.isfinite().all()):
+            raise ValueError("Scores are not numbers: vectors and queries are too large for float64.")
+        best.merge(queries, scores, labels[rows])

@@ -1,13 +1,19 @@
 """Hard negatives: how they are chosen, and the stamped file that keeps them."""
 
-from mmretrieval.mining.modality_aware import (
-    MinedNegatives,
-    MiningReport,
-    MiningSettings,
-    NegativeKind,
-    Rankings,
-    mine_modality_aware,
+from mmretrieval.mining.data_sets import DataSets
+from mmretrieval.mining.filters import (
+    Filter,
+    RankRange,
+    RightModalityBelow,
+    SameModality,
+    WrongModalityAbovePositive,
+    apply_filters,
 )
+from mmretrieval.mining.histograms import Histogram, MiningHistograms
+from mmretrieval.mining.hits import Hits
+from mmretrieval.mining.mined import MinedNegatives, NegativeKind
+from mmretrieval.mining.miner import mine
+from mmretrieval.mining.modality_aware import MiningSettings, mine_modality_aware
 from mmretrieval.mining.negatives import (
     DamagedNegativesError,
     ExpectedStamp,
@@ -15,17 +21,44 @@ from mmretrieval.mining.negatives import (
     StaleNegativesError,
     Stamp,
 )
+from mmretrieval.mining.plan import MiningPlan, Override
+from mmretrieval.mining.rankings import Rankings
+from mmretrieval.mining.report import FilteredMiningReport, MiningReport
+from mmretrieval.mining.rounds import merge_rounds
+from mmretrieval.mining.score_filters import MarginToPositive, MaxScore, PercentOfPositive
+from mmretrieval.mining.selection import ModalityAware, Selection, TopK
 
 __all__ = [
     "DamagedNegativesError",
+    "DataSets",
     "ExpectedStamp",
+    "Filter",
+    "FilteredMiningReport",
+    "Histogram",
+    "Hits",
+    "MarginToPositive",
+    "MaxScore",
     "MinedNegatives",
+    "MiningHistograms",
+    "MiningPlan",
     "MiningReport",
     "MiningSettings",
+    "ModalityAware",
     "NegativeKind",
     "NegativeTable",
+    "Override",
+    "PercentOfPositive",
+    "RankRange",
     "Rankings",
+    "RightModalityBelow",
+    "SameModality",
+    "Selection",
     "StaleNegativesError",
     "Stamp",
+    "TopK",
+    "WrongModalityAbovePositive",
+    "apply_filters",
+    "merge_rounds",
+    "mine",
     "mine_modality_aware",
 ]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmretrieval.errors import UserError
-from mmretrieval.mining.modality_aware import MinedNegatives, NegativeKind
+from mmretrieval.mining.mined import MinedNegatives, NegativeKind
 
 FORMAT_VERSION = 1
 Scalar = str | int | float | bool | None
@@ -126,7 +126,7 @@ class NegativeTable:
         query_ids: Ids of all queries that were mined for, unique, without NUL characters.
         counts: How many negatives each query has; 0 is allowed.
         candidate_ids: Ids of the negatives, one query after the other, without NUL characters.
-        kinds: :class:`~mmretrieval.mining.modality_aware.NegativeKind` code of each negative.
+        kinds: :class:`~mmretrieval.mining.mined.NegativeKind` code of each negative.
         ranks: Rank of each negative, from 1.
         scores: Search score of each negative.
 
@@ -269,6 +269,44 @@ class NegativeTable:
             _check_arrays(arrays)
         except ValueError as error:
             raise DamagedNegativesError(f"{path} contradicts itself: {error} Mine again.") from error
+        return cls._of(stamp, arrays)
+
+    @property
+    def query_ids(self) -> NDArray[np.bytes_]:
+        """UTF-8 ids of all queries that were mined for, sorted, ``(Q,)``."""
+        return self._arrays["query_ids"]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How many negatives each of :attr:`query_ids` has, ``(Q,)``."""
+        return np.diff(self._arrays["offsets"])
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """``candidate_ids`` (UTF-8), ``kinds``, ``ranks`` and ``scores``, one query after the other."""
+        return {name: self._arrays[name] for name in ("candidate_ids", "kinds", "ranks", "scores")}
+
+    def with_columns(
+        self, stamp: Stamp, counts: NDArray[np.integer], columns: Mapping[str, NDArray[Any]]
+    ) -> Self:
+        """A table of the same queries with other negatives.
+
+        Args:
+            stamp: What these were mined from.
+            counts: As :attr:`counts`.
+            columns: As :attr:`columns`.
+
+        Raises:
+            ValueError: If lengths do not fit or a kind is unknown.
+        """
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        arrays = {"query_ids": self.query_ids, "offsets": offsets, **columns}
+        _check_arrays(arrays)
+        return self._of(stamp, arrays)
+
+    @classmethod
+    def _of(cls, stamp: Stamp, arrays: dict[str, NDArray[Any]]) -> Self:
+        """The table of arrays that were checked."""
         table = cls.__new__(cls)
         table.stamp, table._arrays = stamp, arrays
         return table
@@ -328,7 +366,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     steps_back = offsets.size != ids.size + 1 or bool((np.diff(offsets) < 0).any())
     if steps_back or offsets[0] != 0 or entries != {int(offsets[-1])}:
         raise ValueError("Offsets do not fit the ids.")
-    if not np.isin(kinds, [NegativeKind.WRONG_MODALITY, NegativeKind.UNSATISFACTORY]).all():
+    if not np.isin(kinds, [kind for kind in NegativeKind if kind != NegativeKind.NONE]).all():
         raise ValueError("A negative is of unknown kind.")
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from data_modules.formats.records import DataError
-from mmretrieval.tools import data
+from mmretrieval.errors import UserError
+from mmretrieval.tools import data, mining
 
 COMMANDS: dict[str, Any] = {
     "data": {
@@ -19,6 +19,7 @@ COMMANDS: dict[str, Any] = {
         "stats": data.stats,
         "synthetic": data.synthetic,
     },
+    "mine": mining.mine,
 }
 """Sub-commands: names to functions, whose annotations and docstrings make the arguments and their help."""
 
@@ -34,6 +35,6 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     try:
         auto_cli(COMMANDS, args=None if args is None else list(args), prog="mmretrieval")
-    except DataError as error:
+    except UserError as error:
         print(f"mmretrieval: {error}", file=sys.stderr)
         raise SystemExit(2) from None

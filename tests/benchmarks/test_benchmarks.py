@@ -28,6 +28,20 @@ def test_encoder_speed_counts_time_and_work(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+def test_kinds_of_negatives_are_compared(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
+    out = tmp_path / "ablation.json"
+    options = ["--variants", "in_batch", "percent_filter", "restart", "--seeds", 0, "--size", 64, "--jobs", 2]
+    run(monkeypatch, "ablation.py", *options, "--out", tmp_path / "runs", "--json", out)
+    runs = json.loads(out.read_text())["runs"]
+    assert list(runs) == ["in_batch", "percent_filter", "restart"]
+    assert (tmp_path / "runs/in_batch_0_2_64/negatives/round_0.npz").is_file()
+    assert "PercentOfPositive" in (tmp_path / "runs/percent_filter_0_2_64/config.yaml").read_text()
+    assert "start: " in (tmp_path / "runs/restart_0_2_64/config.yaml").read_text()
+    assert all(0 <= value <= 1 for (measures,) in runs.values() for value in measures.values())
+
+
+@pytest.mark.slow
 def test_poolings_are_compared_over_seeds(monkeypatch, tmp_path):
     monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
     out = tmp_path / "pooling.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from data_modules.corpus import PackedCorpus
+from data_modules.encoding import EncodingTable
 from data_modules.formats.mbeir import MBEIRWriter
 from data_modules.formats.records import CandidateRecord, InstructionRecord, QueryRecord
 from data_modules.packing import pack
@@ -109,6 +111,9 @@ class FakeModule(pl.LightningModule):
     def weights_hash(self):
         return f"{float(self.encoder.tokens.detach().double().sum()):.12f}"
 
+    def embedding_hash(self):
+        return self.weights_hash()
+
     def training_step(self, batch, batch_idx):
         # Pushes the vectors of a few tokens far away, so that rankings differ after every epoch.
         directions = torch.randn(VOCABULARY, 8, generator=torch.Generator().manual_seed(self.global_step))
@@ -122,6 +127,12 @@ class FakeModule(pl.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"])
+
+
+class Columns(NamedTuple):
+    ids: np.ndarray
+    modalities: np.ndarray
+    sizes: np.ndarray
 
 
 class FakeData(pl.LightningDataModule):
@@ -141,24 +152,34 @@ class FakeData(pl.LightningDataModule):
     def queries(self, split):
         return self.corpus.queries(split)
 
-    def _loader(self, name, rows):
-        self.embedded.append((name, rows.tolist()))
-        order = rows[np.random.default_rng(1).permutation(len(rows))].tolist()  # not the order of the rows
+    def _table(self, name, label, rows):
+        def loader(batches, count):
+            embedded = []
+            self.embedded.append((name, embedded))
 
-        def collate(part):
-            ids = torch.from_numpy(self.tokens[name][part])
-            ones = torch.ones_like(ids)
-            none = torch.zeros(0, dtype=torch.long)
-            pictures = Pictures(torch.empty(0, 3, 2, 2), none, none, torch.zeros(0, 0, dtype=torch.long))
-            return EncodingBatch(EncoderInputs(ids, ones, ones, pictures, none, none), torch.tensor(part))
+            def collate(part):
+                embedded.extend(part)
+                part = part[::-1]  # not the order of the rows
+                ids = torch.from_numpy(self.tokens[name][part])
+                ones = torch.ones_like(ids)
+                none = torch.zeros(0, dtype=torch.long)
+                pictures = Pictures(torch.empty(0, 3, 2, 2), none, none, torch.zeros(0, 0, dtype=torch.long))
+                return EncodingBatch(EncoderInputs(ids, ones, ones, pictures, none, none), torch.tensor(part))
 
-        return DataLoader(order, batch_size=self.batch, collate_fn=collate)
+            return DataLoader(range(len(rows.modalities)), batch_sampler=batches, collate_fn=collate)
 
-    def candidate_loader(self, rows):
-        return self._loader("candidates", rows)
+        ids, modalities, sizes = rows.ids.astype(np.bytes_), rows.modalities, rows.sizes
+        return EncodingTable(label, f"digest of {label}", ids, modalities, sizes, self.batch, loader)
 
-    def query_loader(self, split, rows):
-        return self._loader(split, rows)
+    def candidate_table(self, processor=None):
+        corpus = self.corpus
+        columns = (corpus.candidate_ids, corpus.candidate_modalities, corpus.candidate_sizes)
+        return self._table("candidates", "candidates", Columns(*columns))
+
+    def query_table(self, split, processor=None):
+        queries = self.queries(split)
+        columns = Columns(queries.ids, queries.modalities, queries.sizes)
+        return self._table(split, f"{split} queries", columns)
 
     def set_negatives(self, table):
         self.tables.append(table)

@@ -1,13 +1,18 @@
 """Embedding gives each row its own vector and leaves no trace."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
+from torch.utils.data import DataLoader
 
-from callbacks.embedding import data_of, embed, retriever_of, search
-from mmretrieval.index import ExactIndex
+from callbacks.collaborators import data_of, retriever_of
+from callbacks.embedding import embed
+from callbacks.searching import search
+from mmretrieval.index import EmbeddingStore, ExactIndex
 
 CPU = torch.device("cpu")
 
@@ -17,18 +22,62 @@ def trainer(fakes, tmp_path):
     return fakes.make_trainer(tmp_path)
 
 
-def test_rows_get_their_own_embedding_whatever_the_order_of_batches(trainer, module, data):
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("float16", 1e-3), ("bfloat16", 4e-3)])
+def test_rows_get_their_own_embedding_whatever_the_order_of_batches(trainer, module, data, dtype, error):
     rows = np.random.default_rng(2).permutation(96)[:61]
-    found = embed(trainer, module, data.candidate_loader, rows, "candidates")
+    found = embed(trainer, module, data.candidate_table(), rows, dtype=dtype).vectors_of(rows)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, data.vectors(module, "candidates")[rows], atol=1e-6)
+    np.testing.assert_allclose(found, data.vectors(module, "candidates")[rows], atol=error)
+
+
+def test_what_is_there_is_not_embedded_again(trainer, module, data):
+    embed(trainer, module, data.candidate_table(), np.arange(0, 60, 2))
+    store = embed(trainer, module, data.candidate_table(), np.arange(30))
+    assert sorted(data.embedded[0][1]) == list(range(0, 60, 2))
+    assert sorted(data.embedded[1][1]) == list(range(1, 30, 2))
+    rows = np.arange(30)
+    np.testing.assert_allclose(store.vectors_of(rows), data.vectors(module, "candidates")[rows], atol=1e-6)
+    embed(trainer, module, data.candidate_table(), rows)
+    assert len(data.embedded) == 2
+
+
+def test_other_weights_embed_anew_and_leave_one_store(trainer, module, data, tmp_path):
+    rows = np.arange(30)
+    embed(trainer, module, data.candidate_table(), rows)
+    embed(trainer, module, data.query_table("test"), rows)
+    with torch.no_grad():
+        module.encoder.tokens.mul_(torch.randn_like(module.encoder.tokens))
+    store = embed(trainer, module, data.candidate_table(), rows)
+    np.testing.assert_allclose(store.vectors_of(rows), data.vectors(module, "candidates")[rows], atol=1e-6)
+    kept = sorted(path.name.rsplit("-", 1)[0] for path in (tmp_path / "embeddings").iterdir())
+    assert kept == ["candidates", "test-queries"]
+
+
+def test_a_killed_round_goes_on_with_the_next_unit(trainer, module, data, monkeypatch):
+    write, written = EmbeddingStore.write, []
+
+    def killed(self, *shard):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(shard[0])
+        return write(self, *shard)
+
+    rows = np.arange(96)
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddingStore, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            embed(trainer, module, data.candidate_table(), rows)
+    store = embed(trainer, module, data.candidate_table(), rows)
+    done = 2 * 4 * data.batch  # two units of four batches
+    assert len(data.embedded[1][1]) == 96 - done
+    np.testing.assert_allclose(store.vectors_of(rows), data.vectors(module, "candidates"), atol=1e-6)
 
 
 def test_modes_and_random_state_are_left_as_they_were(trainer, module, data):
     module.train()
     module.dropout.eval()
     state = torch.get_rng_state()
-    embed(trainer, module, data.candidate_loader, np.arange(20), "candidates")
+    embed(trainer, module, data.candidate_table(), np.arange(20))
     assert module.training
     assert module.encoder.training
     assert not module.dropout.training
@@ -43,7 +92,7 @@ def test_modes_are_restored_after_an_error(trainer, module, data):
     module.train()
     module.encoder.forward = broken
     with pytest.raises(RuntimeError, match="damaged"):
-        embed(trainer, module, data.candidate_loader, np.arange(20), "candidates")
+        embed(trainer, module, data.candidate_table(), np.arange(20))
     assert module.encoder.training
 
 
@@ -51,39 +100,52 @@ def test_an_embedding_that_is_not_finite_is_refused(trainer, module, data):
     rows = np.arange(30)
     with torch.no_grad():
         module.encoder.tokens[data.tokens["candidates"][17, 0]] = float("nan")
-    bad = int((~np.isfinite(data.vectors(module, "candidates")[rows]).all(axis=1)).argmax())
-    with pytest.raises(ValueError, match=rf"pool X are not finite, the first at place {bad}:"):
-        embed(trainer, module, data.candidate_loader, rows, "pool X")
+    bad = np.flatnonzero(~np.isfinite(data.vectors(module, "candidates")[rows]).all(axis=1))
+    ids = "|".join(data.corpus.candidate_id(row) for row in bad)
+    with pytest.raises(ValueError, match=rf"embeddings of candidates are not finite, as that of ({ids}):"):
+        embed(trainer, module, data.candidate_table(), rows)
 
 
 def test_a_loader_that_gives_other_rows_is_refused(trainer, module, data):
-    def loader(change):
-        return lambda rows: data.candidate_loader(change(rows))
+    table = data.candidate_table()
+
+    def changed(change):
+        def loader(batches, count):
+            return table.make_loader([change(batch) for batch in batches], count)
+
+        return replace(table, make_loader=loader)
 
     cases = {
-        "not asked for": lambda rows: rows + 1,
-        "1 of 5 rows never and 0 more": lambda rows: rows[1:],
-        "0 of 5 rows never and 1 more": lambda rows: np.append(rows, 2),
-        "5 of 5 rows never": lambda rows: rows[:0],
+        "1 of 5 not at all": lambda rows: [*rows[1:], 77],
+        "did not give all rows": lambda rows: rows[1:],
+        "0 of 5 not at all": lambda rows: [*rows, rows[0]],
     }
     for message, change in cases.items():
         with pytest.raises(ValueError, match=message):
-            embed(trainer, module, loader(change), np.arange(5), "candidates")
+            embed(trainer, module, changed(change), np.arange(5))
+    none = replace(table, make_loader=lambda batches, count: DataLoader([], batch_size=1))
+    with pytest.raises(ValueError, match="did not give all rows"):
+        embed(trainer, module, none, np.arange(5))
 
 
 @pytest.mark.parametrize(("rows", "message"), [([], "no candidates"), ([3, 4, 3], "not distinct")])
 def test_rows_must_be_there_and_distinct(trainer, module, data, rows, message):
     with pytest.raises(ValueError, match=message):
-        embed(trainer, module, data.candidate_loader, np.array(rows, dtype=np.int64), "candidates")
+        embed(trainer, module, data.candidate_table(), np.array(rows, dtype=np.int64))
 
 
-def test_the_index_that_is_passed_stays_empty():
-    vectors = np.eye(4, dtype=np.float32)
-    index = ExactIndex()
+def test_a_pool_is_searched_by_row_and_the_index_that_is_passed_stays_empty(trainer, module, data):
+    pool = np.array([70, 3, 41, 8, 22, 9])
+    rows = np.arange(96)
+    store = embed(trainer, module, data.candidate_table(), rows)
+    vectors, index = data.vectors(module, "candidates"), ExactIndex()
+    expected = np.sort(pool)[np.argsort(-(vectors[:5] @ vectors[np.sort(pool)].T), axis=1, kind="stable")]
     for _ in range(2):
-        scores, rows = search(index, vectors, vectors[2:], 2, CPU)
-        assert rows.tolist() == [[2, 0], [3, 0]]
-        assert scores.tolist() == [[1, 0], [1, 0]]
+        scores, found = search(index, store, pool, vectors[:5], 4, CPU)
+        assert found.tolist() == expected[:, :4].tolist()
+        np.testing.assert_allclose(
+            scores, np.take_along_axis(vectors[:5] @ vectors.T, found, axis=1), atol=1e-6
+        )
     assert len(index) == 0
 
 
@@ -96,13 +158,16 @@ def test_the_precision_of_the_trainer_is_used(fakes, tmp_path, module, data):
 
     module.encoder.forward = forward
     trainer = fakes.make_trainer(tmp_path, precision="bf16-mixed")
-    found = embed(trainer, module, data.candidate_loader, np.arange(9), "candidates")
+    rows = np.arange(9)
+    found = embed(trainer, module, data.candidate_table(), rows).vectors_of(rows)
     assert set(seen) == {torch.bfloat16}
     assert found.dtype == np.float32
 
 
 def test_a_module_that_is_no_retriever_is_named(trainer):
-    with pytest.raises(MisconfigurationException, match="LightningModule has no encoder and no weights_hash"):
+    with pytest.raises(
+        MisconfigurationException, match="LightningModule has no encoder, weights_hash, embedding_hash"
+    ):
         retriever_of(LightningModule())
     with pytest.raises(MisconfigurationException, match="found NoneType"):
         data_of(trainer)

@@ -8,10 +8,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks import HardNegativeMining
+from callbacks import HardNegativeMining, MiningSchedule, RoundSubset
 from data_modules.formats.records import DataError, id_key
 from mmretrieval.index import ExactIndex
-from mmretrieval.mining import StaleNegativesError
+from mmretrieval.mining import (
+    MiningPlan,
+    ModalityAware,
+    NegativeTable,
+    PercentOfPositive,
+    StaleNegativesError,
+)
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning"
@@ -28,7 +34,8 @@ def _mix(value):
 
 def _oracle(data, module, mining):
     """Query id → (candidate id, kind, rank), by a literal reading of the paper; one negative a query."""
-    corpus, queries, s = data.corpus, data.corpus.queries("train"), mining.settings
+    corpus, queries, s = data.corpus, data.corpus.queries("train"), mining.plan
+    k_prime = s.selection.k_prime
     pool, of_queries = data.vectors(module, "candidates"), data.vectors(module, "train")
     mined = {}
     for q, id_ in enumerate(queries.ids.tolist()):
@@ -39,12 +46,12 @@ def _oracle(data, module, mining):
         kinds = {1: [], 2: []}
         for rank, row in enumerate(ranking, 1):
             right = corpus.candidate_modalities[row] == queries.target_modality[q]
-            kind = 1 if not right and rank < positive_rank else 2 if right and rank > s.k_prime else 0
+            kind = 1 if not right and rank < positive_rank else 2 if right and rank > k_prime else 0
             if kind and int(corpus.candidate_keys[row]) not in contents:
                 kinds[kind].append((row, rank))
         base = _mix(id_key(id_) ^ _mix(s.seed))
         first, second = ((_mix((base + part) & MASK) >> 11) / 2**53 for part in (0, 1))
-        kind = 1 if first < s.probability_c1 else 2
+        kind = 1 if first < s.selection.probability_c1 else 2
         kind = kind if kinds[kind] else 3 - kind
         members = kinds[kind]
         chosen = [members[int(second * len(members))]] if members else []
@@ -84,7 +91,7 @@ def fitted(fakes, tmp_path, module, data):
 
 
 def test_mined_negatives_equal_a_brute_force_oracle_and_reach_the_data_module(fitted, data, tmp_path):
-    mining = Spy(seed=4)
+    mining = Spy(MiningPlan(seed=4))
     fitted(mining)
     queries = data.corpus.queries("train")
     assert len(data.tables) == len(mining.expected) == 2
@@ -97,14 +104,15 @@ def test_mined_negatives_equal_a_brute_force_oracle_and_reach_the_data_module(fi
 
 @pytest.mark.parametrize("index", [None, ExactIndex()])
 def test_the_file_is_stamped_with_weights_step_pool_and_settings(fitted, data, tmp_path, index):
-    mining = Spy(k_prime=40, index=index)
+    mining = Spy(MiningPlan(selection=ModalityAware(k_prime=40)), index=index)
     fitted(mining)
     assert sorted(path.name for path in (tmp_path / "negatives").iterdir()) == ["round_0.npz", "round_1.npz"]
     for round_, (table, (_, weights, step)) in enumerate(zip(data.tables, mining.expected, strict=True)):
         stamp = table.stamp
         assert (stamp.round, stamp.weights_hash, stamp.step) == (round_, weights, step)
         assert stamp.pool_hash == data.corpus.pool_digest("global_train")
-        assert (stamp.settings["k_prime"], stamp.settings["pool"]) == (40, "global_train")
+        assert '"k_prime":40' in stamp.settings["selection"]
+        assert stamp.settings["pool"] == "global_train"
     assert mining.expected[0][1] != mining.expected[1][1]
     assert [step for _, _, step in mining.expected] == [3, 6]
 
@@ -119,13 +127,13 @@ def test_nothing_is_mined_after_the_last_epoch(fitted, data, epochs, settings, r
 
 
 def test_every_second_epoch_only(fitted, data):
-    mining = HardNegativeMining(every_n_epochs=2)
+    mining = HardNegativeMining(schedule=MiningSchedule(every_n_epochs=2))
     fitted(mining, 5)
     assert [done.epoch for done in mining.reports] == [2, 4]
 
 
 def test_queries_are_counted_logged_and_printed(fitted, tmp_path, capsys):
-    mining = HardNegativeMining(negatives_per_query=2)
+    mining = HardNegativeMining(MiningPlan(negatives_per_query=2))
     fitted(mining, 2, logger=TensorBoardLogger(tmp_path, name="", version=""))
     report = mining.reports[0].report
     assert report.queries == 40
@@ -206,7 +214,10 @@ def test_stale_negatives_are_refused_on_resume(fitted, fakes, module, data, inte
     path = tmp_path / "negatives/round_0.npz"
     mining, error, message = HardNegativeMining(), StaleNegativesError, "round_0.npz"
     if case == "other settings":
-        mining, message = HardNegativeMining(k_prime=30), "settings: found"
+        mining, message = (
+            HardNegativeMining(MiningPlan(selection=ModalityAware(k_prime=30))),
+            "settings: found",
+        )
     elif case == "gone":
         path.unlink()
         error, message = DataError, "the file is gone"
@@ -233,9 +244,8 @@ def test_a_run_folder_can_be_moved(fitted, fakes, module, data, interrupted, tmp
 
 
 def test_bad_configurations_are_refused(fakes, tmp_path, module, data):
-    for wrong in ({"top_k": 0}, {"k_prime": 51}, {"probability_c1": 1.5}, {"every_n_epochs": 0}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            HardNegativeMining(**wrong)
+    with pytest.raises(ValueError, match="rounds_kept must be at least 1, found 0"):
+        HardNegativeMining(rounds_kept=0)
     full = ExactIndex()
     full.add(np.eye(2, dtype=np.float32))
     with pytest.raises(MisconfigurationException, match="must be empty, it holds 2"):
@@ -243,3 +253,85 @@ def test_bad_configurations_are_refused(fakes, tmp_path, module, data):
     data.train_pool = "global_tain"
     with pytest.raises(DataError, match="has no pool 'global_tain'"):
         fakes.make_trainer(tmp_path, [HardNegativeMining()]).fit(module, datamodule=data)
+
+
+# --- rounds that look at a part, several rounds, and negatives to begin with
+
+
+def test_rounds_of_subsets_take_turns_and_older_ones_stay(fitted, data):
+    mining = HardNegativeMining(subset=RoundSubset(queries=20, candidates=60), rounds_kept=2)
+    fitted(mining, 3)
+    assert [done.report.queries for done in mining.reports] == [20, 20]
+    first, both = (
+        {id_ for id_ in data.corpus.queries("train").ids.tolist() if table.negatives_of(id_)}
+        for table in data.tables
+    )
+    assert 0 < len(first) <= 20 < len(both)
+    assert first < both
+
+
+def test_older_rounds_are_mixed_in(fitted, data, tmp_path):
+    fitted(HardNegativeMining(rounds_kept=2), 4)
+    one, two, three = data.tables
+    ids = data.corpus.queries("train").ids.tolist()
+    assert any(len(two.negatives_of(id_)) == 2 for id_ in ids)
+    rounds = [_load(tmp_path / f"negatives/round_{n}.npz", data, two) for n in range(3)]
+    for id_ in ids:
+        newest_first = dict.fromkeys(rounds[2].negatives_of(id_) + rounds[1].negatives_of(id_))
+        assert three.negatives_of(id_) == tuple(newest_first)
+        assert one.negatives_of(id_) == rounds[0].negatives_of(id_)
+
+
+def _load(path, data, like):
+    from mmretrieval.mining import ExpectedStamp
+
+    return NegativeTable.load(path, ExpectedStamp(like.stamp.pool_hash, like.stamp.queries_hash))
+
+
+@RESUMED
+def test_mixed_rounds_are_there_again_after_a_resume(fitted, data, tmp_path):
+    path = tmp_path / "middle.ckpt"
+
+    class Interrupt(_Interrupt):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(self.path)
+                raise _Stop
+
+    mining = HardNegativeMining(rounds_kept=2)
+    with pytest.raises(_Stop):
+        fitted(mining, more=[Interrupt(path)], enable_checkpointing=True)
+    before = data.tables[-1]
+    data.tables.clear()
+    fitted(HardNegativeMining(rounds_kept=2), ckpt_path=path)
+    queries = data.corpus.queries("train")
+    assert data.tables[0].stamp == before.stamp
+    assert _as_dict(data.tables[0], queries) == _as_dict(before, queries)
+
+
+def test_a_run_begins_with_the_negatives_of_another(fitted, data, tmp_path, fakes, module):
+    schedule = MiningSchedule(after_training=True)
+    fitted(HardNegativeMining(schedule=schedule, folder=tmp_path / "first"), 1)
+    (mined,) = data.tables
+    data.tables.clear()
+    mining = HardNegativeMining(start=tmp_path / "first/round_0.npz")
+    fitted(mining, 2)
+    queries = data.corpus.queries("train")
+    assert _as_dict(data.tables[0], queries) == _as_dict(mined, queries)
+    assert [done.round for done in mining.reports] == [0]
+    data.train_split = "test"
+    with pytest.raises(StaleNegativesError, match="queries_hash"):
+        fitted(HardNegativeMining(start=tmp_path / "first/round_0.npz"), 2)
+
+
+def test_filters_see_the_score_of_a_positive_that_was_not_found(fitted, data, module):
+    mining = HardNegativeMining(
+        MiningPlan(top_k=30, selection=ModalityAware(k_prime=0), filters=[PercentOfPositive()])
+    )
+    fitted(mining, 2)
+    report = mining.reports[0].report
+    assert report.positives_missed > 0
+    assert report.positives_unscored == 0
+    assert report.dropped["percent_of_positive"] > 0
+    assert mining.reports[0].scalars()["mining/dropped/percent_of_positive"] > 0
+    assert "percent_of_positive dropped" in str(mining.reports[0])

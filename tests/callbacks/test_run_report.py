@@ -6,6 +6,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from callbacks import HardNegativeMining, RetrievalEvaluation, RunReport
 from callbacks.run_report import summary_table
+from mmretrieval.mining import MiningPlan
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning"
@@ -55,14 +56,14 @@ def test_the_report_has_every_round_of_every_task(fit, tmp_path, capsys):
 
 
 def test_mining_settings_and_versions_are_in_the_report(fit, tmp_path):
-    mining = HardNegativeMining(k_prime=41)
+    mining = HardNegativeMining(MiningPlan(seed=41))
     fit(RetrievalEvaluation(), mining, RunReport())
     text = (tmp_path / "report.md").read_text()
     mined = {row[0]: row[1:] for row in _table(text, "Mined negatives")}
     assert mined["figure"] == ["round 0, step 3", "round 1, step 6"]
     assert mined["wrong_modality"] == [str(done.report.wrong_modality) for done in mining.reports]
     settings = dict(_table(text, "Settings"))
-    assert (settings["mining.k_prime"], settings["model.lr"], settings["trainer.max_epochs"]) == (
+    assert (settings["mining.seed"], settings["model.lr"], settings["trainer.max_epochs"]) == (
         "41",
         "0.5",
         "3",

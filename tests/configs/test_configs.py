@@ -8,6 +8,7 @@ import yaml
 from data_modules.synthetic.benchmark import write_benchmark
 from mmretrieval import Content, Query, Retriever
 from mmretrieval.cli import main
+from mmretrieval.tools.main import main as tools
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EMOJI = Path(__file__).parents[3] / "shared" / "data" / "emoji_mbeir"
@@ -174,3 +175,43 @@ def test_a_trained_checkpoint_is_tested_with_the_metrics_of_its_run(run):
     tested = json.loads((run / "metrics_test.json").read_text())
     trained = json.loads((run / "metrics.json").read_text())
     assert tested["global"]["average"] == pytest.approx(trained["global"]["average"], abs=1e-6)
+
+
+# --- the paper's two models, and mining apart from training
+
+
+@pytest.fixture(scope="module")
+def random_run(tmp_path_factory):
+    """The paper's first model in small, which mines at its end."""
+    out = tmp_path_factory.mktemp("random")
+    fit("paper_random.yaml", out=out, options=["--data.init_args.size=64", *FEW])
+    return out
+
+
+def test_the_papers_second_model_begins_with_what_the_first_one_mined(random_run, tmp_path):
+    config = yaml.safe_load((CONFIGS / "paper_hard.yaml").read_text())
+    (mining,) = [c for c in config["trainer"]["callbacks"] if c["class_path"].endswith("HardNegativeMining")]
+    assert mining["init_args"]["start"] == "outputs/paper_random/negatives/round_0.npz"
+    mining["init_args"]["start"] = str(random_run / "negatives/round_0.npz")
+    (tmp_path / "paper_hard.yaml").write_text(yaml.safe_dump(config))
+    fit(tmp_path / "paper_hard.yaml", out=tmp_path / "hard", options=["--data.init_args.size=64", *FEW])
+    assert "None were mined" in (tmp_path / "hard/report.md").read_text()
+    assert (tmp_path / "hard/metrics.json").is_file()
+
+
+def test_a_round_can_be_mined_apart_from_training(random_run, tmp_path, capsys):
+    tools(["mine", str(random_run), str(tmp_path / "negatives")])
+    assert "round_0.npz: weights " in capsys.readouterr().out
+    found, expected = (
+        np.load(folder / "round_0.npz") for folder in (tmp_path / "negatives", random_run / "negatives")
+    )
+    for name in ("query_ids", "offsets", "candidate_ids", "kinds", "ranks"):
+        assert np.array_equal(found[name], expected[name])
+    assert len(found["candidate_ids"]) > 0
+
+
+def test_mining_without_a_run_is_one_readable_message(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        tools(["mine", str(tmp_path), str(tmp_path / "negatives")])
+    assert stopped.value.code == 2
+    assert f"{tmp_path / 'config.yaml'}: is not there" in capsys.readouterr().err

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pickle  # noqa: TID251  # what sends objects to workers
 
-import numpy as np
 import pytest
 
 from data_modules.collate import (
@@ -11,7 +10,6 @@ from data_modules.collate import (
     ContrastiveCollate,
     QueryCollate,
     QueryDataset,
-    SortedBatches,
     TrainingDataset,
 )
 from data_modules.corpus import PackedCorpus
@@ -93,18 +91,3 @@ def test_sizes_are_those_of_the_stored_records(corpus):
     for table, sizes in (("candidates", corpus.candidate_sizes), ("queries/train", queries.sizes)):
         shards = corpus.table(table)
         assert sizes.tolist() == [len(shards.read(row)) for row in range(len(shards))]
-
-
-@pytest.mark.parametrize("count", [0, 1, 7, 12])
-def test_sorted_batches_hold_every_row_once_and_go_from_long_to_short(count):
-    rng = np.random.default_rng(count)
-    rows = rng.permutation(100)[:count]
-    modalities, sizes = rng.integers(0, 3, 100).astype(np.uint8), rng.integers(10, 90, 100)
-    batches = SortedBatches(rows, modalities[rows], sizes[rows], 4)
-    found = list(batches)
-    assert len(found) == len(batches) == -(-count // 4)
-    assert all(len(batch) == 4 for batch in found[:-1])
-    flat = [row for batch in found for row in batch]
-    assert sorted(flat) == sorted(rows.tolist())
-    lengths = [(modalities[row], sizes[row]) for row in flat]
-    assert lengths == sorted(lengths, reverse=True)

@@ -174,13 +174,13 @@ def test_weights_and_epoch_length_are_those_asked_for(ready):
 def test_loaders_embed_the_rows_asked_for_and_no_others(ready, fakes, workers):
     module = ready("validate", num_workers=workers)
     rows = np.random.default_rng(0).permutation(len(module.corpus))[:33]
-    loader = module.candidate_loader(rows)
+    loader = module.candidate_table().loader(rows)
     batches = list(loader)
     assert len(batches) == len(loader) == 7
     found = {int(r): t for b in batches for r, t in zip(b.rows, fakes.texts_of(b.inputs), strict=True)}
     assert found == {int(row): str(module.corpus.candidate_record(row).text) for row in rows}
     queries = module.queries("test")
-    batches = list(module.query_loader("test", np.arange(len(queries))))
+    batches = list(module.query_table("test").loader(np.arange(len(queries))))
     found = {int(r): t for b in batches for r, t in zip(b.rows, fakes.texts_of(b.inputs), strict=True)}
     assert found == {r: f"{module.query_instruction('test', r)}|{queries.record(r).text}" for r in range(5)}
 
@@ -189,17 +189,17 @@ def test_sorting_reads_no_record(ready, monkeypatch):
     module = ready("validate")
     rows = np.arange(len(module.corpus))
     monkeypatch.setattr("data_modules.shards.Shard.read", None)
-    assert len(module.candidate_loader(rows)) == 20
-    assert len(module.query_loader("train", np.arange(48))) == 10
+    assert len(module.candidate_table().loader(rows)) == 20
+    assert len(module.query_table("train").loader(np.arange(48))) == 10
 
 
 def test_no_rows_give_no_batches_and_unknown_rows_are_refused(ready):
     module = ready("validate", num_workers=2)
-    assert list(module.candidate_loader(np.empty(0, np.int64))) == []
+    assert list(module.candidate_table().loader(np.empty(0, np.int64))) == []
     with pytest.raises(ValueError, match="rows go from 0 to 96, there are 96 candidates"):
-        module.candidate_loader(np.array([0, 96]))
+        module.candidate_table().loader(np.array([0, 96]))
     with pytest.raises(ValueError, match="rows go from -1 to 3, there are 5 test queries"):
-        module.query_loader("test", np.array([-1, 3]))
+        module.query_table("test").loader(np.array([-1, 3]))
 
 
 # --- resume under Lightning
@@ -418,7 +418,7 @@ def test_a_missing_split_or_pool_is_named(ready, packed, tmp_path):
     with pytest.raises(DataError, match="no pool 'global_val'; there are global_train, global_test"):
         ready(train_pool="global_val")
     with pytest.raises(DataError, match="no queries of split 'val'"):
-        ready("validate").query_loader("val", np.arange(1))
+        ready("validate").query_table("val")
 
 
 def test_an_empty_split_is_named(data, known):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmretrieval.mining.modality_aware import (
+from mmretrieval.mining import (
     MinedNegatives,
     MiningReport,
     MiningSettings,
@@ -17,22 +17,8 @@ from mmretrieval.mining.modality_aware import (
     mine_modality_aware,
 )
 
-MASK = 2**64 - 1
 
-
-def splitmix(value):
-    value = (value + 0x9E3779B97F4A7C15) & MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
-    return value ^ (value >> 31)
-
-
-def chance(seed, query_key, draw, part):
-    base = splitmix((query_key & MASK) ^ splitmix(seed & MASK))
-    return (splitmix((base + 2 * draw + part) & MASK) >> 11) / 2**53
-
-
-def oracle(rankings, modalities, keys, s):
+def oracle(rankings, modalities, keys, s, chance):
     """Query by query and candidate by candidate; returns (row, kind, rank, score) lists and the report."""
     picked, report = [], Counter()
     for q, ranking in enumerate(rankings.rows.tolist()):
@@ -73,6 +59,7 @@ def oracle(rankings, modalities, keys, s):
             incomplete=0 < len(draws) < s.negatives_per_query,
             guarded=guarded,
             positives_missed=labelled not in ranking,
+            positives_unscored=labelled not in rankings.rows[q].tolist(),
             positive_rank_sum=positive_rank,
             top_wrong_modality=ranking[0] >= 0 and bool(modalities[ranking[0]] != target),
         )
@@ -84,46 +71,13 @@ def oracle(rankings, modalities, keys, s):
     return picked, MiningReport(**report)
 
 
-def as_lists(mined):
-    return [
-        [
-            (int(r), int(k), int(n), float(s))
-            for r, k, n, s in zip(mined.rows[q], mined.kinds[q], mined.ranks[q], mined.scores[q], strict=True)
-            if r >= 0
-        ]
-        for q in range(mined.rows.shape[0])
-    ]
-
-
-def random_rankings(seed, queries, candidates, depth, distinct_contents, modalities=3, known=3):
-    rng = np.random.default_rng(seed)
-    contents = rng.integers(0, distinct_contents, candidates)
-    modality_of_content = rng.integers(0, modalities, distinct_contents)  # equal contents have equal modality
-    keys = rng.integers(1, 2**62, distinct_contents)[contents]
-    rows = np.full((queries, depth), -1)
-    for q in range(queries):
-        found = rng.integers(0, min(depth, candidates) + 1) if q % 3 == 0 else min(depth, candidates)
-        rows[q, :found] = rng.permutation(candidates)[:found]
-    counts = rng.integers(0, known + 1, queries)
-    rankings = Rankings(
-        rows=rows,
-        scores=-np.sort(-rng.random((queries, depth)).astype(np.float32), axis=1),
-        target_modality=rng.integers(0, modalities, queries),
-        labelled_row=rng.integers(0, candidates, queries),
-        known_rows=rng.integers(0, candidates, counts.sum()),
-        known_offsets=np.concatenate([[0], np.cumsum(counts)]),
-        query_keys=rng.integers(-(2**62), 2**62, queries),
-    )
-    return rankings, modality_of_content[contents].astype(np.uint8), keys
-
-
 @pytest.mark.parametrize("negatives", [1, 4])
-def test_the_papers_settings_equal_the_oracle_on_a_random_pool(negatives):
+def test_the_papers_settings_equal_the_oracle_on_a_random_pool(negatives, random_rankings, as_lists, chance):
     rankings, modalities, keys = random_rankings(0, 250, 120, 60, 90)
     s = MiningSettings(negatives_per_query=negatives, seed=5)
     assert (s.top_k, s.k_prime, s.probability_c1) == (50, 45, 0.5)
     mined, report = mine_modality_aware(rankings, modalities, keys, s)
-    picked, expected_report = oracle(rankings, modalities, keys, s)
+    picked, expected_report = oracle(rankings, modalities, keys, s, chance)
     assert as_lists(mined) == picked
     assert report == expected_report
     assert min(report.wrong_modality, report.unsatisfactory, report.guarded, report.positives_missed) > 0
@@ -141,12 +95,12 @@ def test_the_papers_settings_equal_the_oracle_on_a_random_pool(negatives):
     negatives=st.integers(1, 5),
 )
 def test_any_settings_equal_the_oracle(
-    seed, candidates, depth, distinct, top_k, share, probability, negatives
+    seed, candidates, depth, distinct, top_k, share, probability, negatives, random_rankings, as_lists, chance
 ):
     rankings, modalities, keys = random_rankings(seed, 7, candidates, depth, distinct, modalities=2)
     s = MiningSettings(top_k, int(share * top_k), probability, negatives, seed - 2**31)
     mined, report = mine_modality_aware(rankings, modalities, keys, s)
-    picked, expected_report = oracle(rankings, modalities, keys, s)
+    picked, expected_report = oracle(rankings, modalities, keys, s, chance)
     assert as_lists(mined) == picked
     assert report == expected_report
     empty = mined.rows < 0
@@ -228,7 +182,7 @@ def test_both_kinds_are_drawn_equally_often_though_one_is_larger():
     assert counts.max() < counts.sum() / 40 * 1.8
 
 
-def test_a_subset_of_queries_gets_the_same_negatives():
+def test_a_subset_of_queries_gets_the_same_negatives(random_rankings):
     rankings, modalities, keys = random_rankings(3, 60, 80, 50, 70)
     whole, report = mine_modality_aware(rankings, modalities, keys, MiningSettings(negatives_per_query=2))
     parts, total = [], MiningReport()
@@ -244,10 +198,10 @@ def test_a_subset_of_queries_gets_the_same_negatives():
     assert total == report
 
 
-def test_query_blocks_do_not_show(monkeypatch):
+def test_query_blocks_do_not_show(monkeypatch, random_rankings, as_lists):
     case = random_rankings(4, 50, 80, 50, 70)
     whole = mine_modality_aware(*case, MiningSettings())
-    monkeypatch.setitem(mine_modality_aware.__globals__, "_QUERY_BLOCK", 7)
+    monkeypatch.setattr("mmretrieval.mining.miner._QUERY_BLOCK", 7)
     blocks = mine_modality_aware(*case, MiningSettings())
     assert as_lists(blocks[0]) == as_lists(whole[0])
     assert blocks[1] == whole[1]

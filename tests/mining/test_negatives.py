@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmretrieval.mining.modality_aware import MinedNegatives, NegativeKind
+from mmretrieval.mining import MinedNegatives, NegativeKind
 from mmretrieval.mining.negatives import (
     DamagedNegativesError,
     ExpectedStamp,
@@ -56,7 +56,7 @@ identifiers = st.text(st.characters(exclude_characters="\0", exclude_categories=
 negatives = st.builds(
     MinedNegative,
     identifiers,
-    st.sampled_from([NegativeKind.WRONG_MODALITY, NegativeKind.UNSATISFACTORY]),
+    st.sampled_from([NegativeKind.WRONG_MODALITY, NegativeKind.UNSATISFACTORY, NegativeKind.RANKED]),
     st.integers(1, 50),
     st.floats(-1, 1, width=32),
 )
@@ -77,7 +77,12 @@ def test_what_is_saved_is_loaded(entries, tmp_path_factory):
 
 
 def test_kinds_are_counted():
-    assert table_of(ENTRIES).kind_counts() == {NegativeKind.WRONG_MODALITY: 1, NegativeKind.UNSATISFACTORY: 2}
+    entries = {**ENTRIES, "ds:3": [MinedNegative("c:5", NegativeKind.RANKED, 3, 0.5)]}
+    assert table_of(entries).kind_counts() == {
+        NegativeKind.WRONG_MODALITY: 1,
+        NegativeKind.UNSATISFACTORY: 2,
+        NegativeKind.RANKED: 1,
+    }
 
 
 @pytest.mark.parametrize("query_id", ["ds:3", "ds:", "ds:22", "ds:2\0", "much longer than any id", ""])

@@ -1,0 +1,77 @@
+"""Rankings of a pool for the training queries: what mining starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from callbacks.searching import search
+from data_modules.corpus import QuerySet
+from data_modules.encoding import EncodingTable
+from data_modules.formats.records import id_key
+from mmretrieval.index import EmbeddingStore, VectorIndex
+from mmretrieval.metrics.evaluation import Positives
+from mmretrieval.mining import Rankings
+
+Rows = NDArray[np.int64]
+Embed = Callable[[EncodingTable, Rows], EmbeddingStore]
+"""Embeds rows of a table, all ranks together."""
+
+_QUERY_BLOCK = 4_096
+
+
+def rank(
+    embed: Embed,
+    candidates: EncodingTable,
+    queries: EncodingTable,
+    query_set: QuerySet,
+    pool: Rows,
+    rows: Rows,
+    index: VectorIndex,
+    k: int,
+    device: torch.device,
+) -> Rankings:
+    """Embed and search; all ranks call it together and get the same.
+
+    Args:
+        embed: Embeds rows of ``candidates`` and ``queries``.
+        candidates: Contents of the candidates.
+        queries: Contents of ``query_set``.
+        query_set: The queries with their positives.
+        pool: Candidate rows to search.
+        rows: Query rows to search for.
+        index: An empty index.
+        k: How many candidates to find.
+        device: Where the process group can exchange tensors.
+    """
+    store = embed(candidates, pool)
+    asked = embed(queries, rows).vectors_of(rows)
+    scores, found = search(index, store, pool, asked, k, device)
+    positives = [query_set.positives(row) for row in rows.tolist()]
+    known = Positives.of(positives)
+    labelled = np.array([own[0] for own in positives], dtype=np.int64)
+    return Rankings(
+        rows=found,
+        scores=scores,
+        target_modality=query_set.target_modality[rows],
+        labelled_row=labelled,
+        known_rows=known.rows,
+        known_offsets=known.offsets,
+        query_keys=np.array([id_key(id_) for id_ in query_set.ids[rows].tolist()], dtype=np.int64),
+        positive_scores=_scores(store, labelled, asked),
+    )
+
+
+def _scores(store: EmbeddingStore, rows: Rows, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each query's score of its own row; NaN where that was not embedded."""
+    scores = np.full(len(rows), np.nan, dtype=np.float32)
+    there = np.flatnonzero(store.present(rows))
+    for start in range(0, len(there), _QUERY_BLOCK):  # never all vectors at once
+        block = there[start : start + _QUERY_BLOCK]
+        distinct, places = np.unique(rows[block], return_inverse=True)
+        products = store.vectors_of(distinct)[places].astype(np.float64) * queries[block]
+        scores[block] = products.sum(axis=1)
+    return scores

@@ -1,0 +1,203 @@
+"""Exact search returns the labels that brute force in float64 returns, whatever the path, tiles and data."""
+
+import os
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmretrieval.index import ExactIndex, FaissIndex
+
+EXAMPLES = int(os.environ.get("MMRETRIEVAL_EXAMPLES", "500"))
+KINDS = ("random", "duplicates", "grid", "collapsed", "nearly collapsed", "sorted")
+
+
+@dataclass
+class Case:
+    pool: np.ndarray
+    queries: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    k: int
+
+
+def brute_force(case, groups=None):
+    """Products and sums in float64 over the pool of these groups, sorted by (-score, label), padded."""
+    chosen = np.ones(len(case.pool), bool) if groups is None else np.isin(case.groups, list(groups))
+    pool, labels = case.pool[chosen].astype(np.float64), case.labels[chosen]
+    scores = np.stack([(pool * query).sum(axis=1) for query in case.queries.astype(np.float64)])
+    order = np.lexsort((np.broadcast_to(labels, scores.shape), -scores), axis=1)[:, : case.k]
+    missing = ((0, 0), (0, case.k - order.shape[1]))
+    with np.errstate(over="ignore"):
+        best = np.take_along_axis(scores, order, axis=1).astype(np.float32)
+    return (
+        np.pad(best, missing, constant_values=-np.inf),
+        np.pad(labels[order], missing, constant_values=-1),
+    )
+
+
+def vectors(rng, kind, count, dim):
+    if kind == "grid":  # sums of small integers are exact in any order
+        return rng.integers(-2, 3, (count, dim)).astype(np.float64)
+    drawn = rng.normal(size=(count, dim))
+    if kind == "duplicates":
+        return drawn[rng.integers(0, max(1, count // 3), count)]
+    if kind == "collapsed":
+        return np.repeat(drawn[:1], count, axis=0)
+    if kind == "nearly collapsed":
+        return drawn[:1] + 1e-7 * drawn
+    if kind == "sorted":  # the best of a query are neighbours
+        return drawn[np.argsort(drawn[:, 0])]
+    return drawn
+
+
+def make_case(seed, kind, count, dim, queries, k, dtype, exponent=0):
+    rng = np.random.default_rng(seed)
+    scale = 2.0**exponent if dtype != np.float16 else 1.0
+    pool = (vectors(rng, kind, count, dim) * scale).astype(dtype)
+    asked = (vectors(rng, "grid" if kind == "grid" else "random", queries, dim) / scale).astype(np.float32)
+    # 0 and 1 are used, 2 only sometimes.
+    groups = np.sort(rng.integers(0, rng.integers(2, 4), count))
+    return Case(pool, asked, rng.permutation(3 * count)[:count], groups, k)
+
+
+def fill(index, case):
+    """Each group in two parts."""
+    for group in np.unique(case.groups):
+        for rows in np.array_split(np.flatnonzero(case.groups == group), 2):
+            index.add(case.pool[rows], labels=case.labels[rows], group=int(group))
+    return index
+
+
+def assert_exact(index, case, groups=None):
+    scores, labels = index.search(case.queries, case.k, groups=groups)
+    expected_scores, expected_labels = brute_force(case, groups)
+    np.testing.assert_array_equal(labels, expected_labels)
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-6, atol=1e-30)
+
+
+cases = st.builds(
+    make_case,
+    seed=st.integers(0, 2**32),
+    kind=st.sampled_from(KINDS),
+    count=st.integers(1, 150),
+    dim=st.sampled_from([8, 9, 31, 64, 100, 257, 1024]),
+    queries=st.integers(1, 6),
+    k=st.sampled_from([1, 2, 5, 17, 60, 200]),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+    exponent=st.sampled_from([-100, -50, -20, 0, 20, 50, 100]),
+)
+
+
+@settings(max_examples=EXAMPLES)
+@given(
+    case=cases,
+    precision=st.sampled_from(["float32", "bfloat16"]),
+    pool_block=st.sampled_from([1, 7, 33, 64, 1000]),
+    query_block=st.sampled_from([1, 2, 4, 64]),
+    groups=st.sampled_from([None, [0], [1], [0, 2], [2], [7], []]),
+)
+def test_labels_are_those_of_brute_force(case, precision, pool_block, query_block, groups):
+    index = fill(ExactIndex("cpu", pool_block, query_block, precision), case)
+    assert_exact(index, case, groups)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_groups_of_rows_hide_nothing(kind, precision, k):
+    # Large enough for maxima of 32 rows, and tiles that do not divide the pool.
+    case = make_case(0, kind, 5_000, 16, 20, k, np.float32)
+    assert_exact(fill(ExactIndex("cpu", 1_999, 7, precision), case), case)
+    assert_exact(fill(ExactIndex("cpu", 1_999, 7, precision), case), case, [1])
+
+
+def test_candidates_come_in_portions(monkeypatch):
+    monkeypatch.setattr("mmretrieval.index.candidates._PORTION", 100)
+    monkeypatch.setattr("mmretrieval.index.ranking._LEAST_WIDTH", 3)
+    for kind in KINDS:
+        case = make_case(1, kind, 700, 12, 9, 5, np.float32)
+        assert_exact(fill(ExactIndex(pool_block=300), case), case)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dim", [8, 100, 513, 1024])
+def test_equal_vectors_have_equal_scores_wherever_they_are(dim, threads):
+    rng = np.random.default_rng(0)
+    one, query = rng.normal(size=(1, dim)).astype(np.float32), rng.normal(size=(3, dim)).astype(np.float32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for count in (1, 2, 33, 1_000):
+            index = ExactIndex(pool_block=77)
+            index.add(np.repeat(one, count, axis=0), labels=np.arange(count)[::-1])
+            assert index.search(query, 20)[1].tolist() == [[*range(min(20, count)), *[-1] * (20 - count)]] * 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_query_with_many_candidates_among_others():
+    rng = np.random.default_rng(0)
+    pool = rng.normal(size=(3_000, 8)).astype(np.float32)
+    queries = rng.normal(size=(5, 8)).astype(np.float32)
+    queries[3] = 0  # all scores are 0
+    case = Case(pool, queries, rng.permutation(3_000), np.zeros(3_000, np.int64), 70)
+    assert_exact(fill(ExactIndex(), case), case)
+
+
+def test_numbers_beyond_float32_are_ranked():
+    rng = np.random.default_rng(0)
+    for scale in (1e150, 1e-150, 1e-200):  # at 1e-200 the products of float64 are all 0
+        pool, queries = rng.normal(size=(200, 8)) * scale, rng.normal(size=(4, 8)) * scale
+        case = Case(pool, queries, rng.permutation(200), np.zeros(200, np.int64), 10)
+        assert_exact(fill(ExactIndex(), case), case)
+    index = ExactIndex()
+    index.add(np.full((2, 3), 1e200))
+    with pytest.raises(ValueError, match="too large for float64"):
+        index.search(np.full((1, 3), 1e200), 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_named(value):
+    pool = np.ones((5, 2), np.float32)
+    index = ExactIndex(pool_block=2)
+    index.add(pool)
+    queries = np.ones((3, 2), np.float32)
+    queries[1, 0] = value
+    with pytest.raises(ValueError, match="queries row 1"):
+        index.search(queries, 1)
+    pool[3, 1] = value
+    with pytest.raises(ValueError, match="label 3 "):
+        index.search(queries[:1], 1)
+
+
+def test_a_precision_must_be_known():
+    with pytest.raises(ValueError, match="found 'int8'"):
+        ExactIndex(precision="int8")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_gpu_ranks_exactly(kind, precision, dtype):
+    case = make_case(0, kind, 20_000, 128, 300, 50, dtype)
+    index = fill(ExactIndex("cuda", 7_777, 128, precision), case)
+    assert_exact(index, case)
+    assert_exact(index, case, [1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="needs a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:all"])
+def test_faiss_on_gpus_keeps_labels_and_groups(device, tmp_path):
+    case = make_case(0, "grid", 3_000, 8, 20, 10, np.float32)
+    index = fill(FaissIndex(device=device), case)
+    assert_exact(index, case)
+    assert_exact(index, case, [1])
+    index.save(tmp_path / "index")
