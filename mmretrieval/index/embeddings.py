@@ -58,6 +58,7 @@ class _Catalogue:
     """Where each row is."""
 
     def __init__(self, shards: list[Shard]) -> None:
+        self.shards = shards
         rows = np.concatenate([np.zeros(0, np.int64), *(shard.rows for shard in shards)])
         numbers = np.repeat(np.arange(len(shards)), [len(shard) for shard in shards])
         places = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(shard)) for shard in shards)])
@@ -221,11 +222,10 @@ class EmbeddingStore:
         catalogue = self._catalogue()
         entries, numbers = self._entries(catalogue, rows), catalogue.numbers
         vectors = np.empty((len(rows), self._dim or 0), np.float32)
-        shards = self.shards()
         order = np.lexsort((catalogue.places[entries], numbers[entries]))
         for number, asked in _runs(numbers[entries][order]):
             own = order[asked]
-            vectors[own] = shards[number].vectors_at(catalogue.places[entries[own]])[:]
+            vectors[own] = catalogue.shards[number].vectors_at(catalogue.places[entries[own]])[:]
         return vectors
 
     def parts(self, rows: Rows | None = None) -> Iterator[StoredPart]:
@@ -237,7 +237,7 @@ class EmbeddingStore:
         Raises:
             ValueError: If a row is not there, or there twice.
         """
-        catalogue, shards = self._catalogue(), self.shards()
+        catalogue = self._catalogue()
         entries = np.arange(len(catalogue.rows)) if rows is None else np.sort(self._entries(catalogue, rows))
         if (entries[1:] == entries[:-1]).any():
             raise ValueError(
@@ -245,7 +245,7 @@ class EmbeddingStore:
             )
         entries = entries[np.lexsort((catalogue.places[entries], catalogue.numbers[entries]))]
         for number, own in _runs(catalogue.numbers[entries]):
-            shard, places = shards[number], catalogue.places[entries[own]]
+            shard, places = catalogue.shards[number], catalogue.places[entries[own]]
             modalities = shard.modalities[places]
             for modality in np.unique(modalities):
                 chosen = places[modalities == modality]

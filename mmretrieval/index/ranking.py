@@ -31,23 +31,26 @@ def exact_scores(vectors: Tensor, queries: Tensor, rows: Tensor, asked: Tensor) 
         rows: Vector of each pair, best in ascending order, which is several times as fast, ``(M,)``.
         asked: Query of each pair, ``(M,)``.
     """
-    scores = torch.empty(len(rows), dtype=torch.float64, device=vectors.device)
     step = max(1, _NUMBERS_AT_ONCE[vectors.device.type] // vectors.shape[1])
 
-    def score(first: int) -> None:
-        for start in range(first, min(first + _STEPS_AT_ONCE * step, len(rows)), step):
-            part = slice(start, start + step)
-            products = vectors.index_select(0, rows[part]).double()
-            scores[part] = _sums(products.mul_(queries.index_select(0, asked[part])))
+    def score(first: int) -> Tensor:
+        last = min(first + _STEPS_AT_ONCE * step, len(rows))
+        parts = [slice(start, min(start + step, last)) for start in range(first, last, step)]
+        return torch.cat([_scores(vectors, queries, rows[part], asked[part]) for part in parts])
 
     starts = range(0, len(rows), _STEPS_AT_ONCE * step)
     if vectors.is_cuda or len(starts) < 2:
-        for first in starts:
-            score(first)
+        scores = [score(first) for first in starts]
     else:
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            list(threads.map(score, starts))
-    return scores.add_(0.0)  # both zeros are equal as scores
+            scores = list(threads.map(score, starts))
+    empty = torch.zeros(0, dtype=torch.float64, device=vectors.device)
+    return torch.cat([empty, *scores]).add_(0.0)  # both zeros are equal as scores
+
+
+def _scores(vectors: Tensor, queries: Tensor, rows: Tensor, asked: Tensor) -> Tensor:
+    products = vectors.index_select(0, rows).double()
+    return _sums(products.mul_(queries.index_select(0, asked)))
 
 
 def _sums(products: Tensor) -> Tensor:

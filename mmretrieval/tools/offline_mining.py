@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,7 +34,10 @@ def mine(run: Path, out: Path, checkpoint: Path | None, devices: int) -> None:
         raise UserError(f"{run / 'config.yaml'}: has no callbacks.HardNegativeMining that says how to mine")
     mining.folder = out
     trainer.callbacks = [TQDMProgressBar(), _MineOnce(mining)]  # type: ignore[attr-defined]
-    trainer.validate(cli.model, cli.datamodule, ckpt_path=weights, weights_only=True, verbose=False)
+    with warnings.catch_warnings():
+        # The run's other callbacks are left out on purpose.
+        warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
+        trainer.validate(cli.model, cli.datamodule, ckpt_path=weights, weights_only=True, verbose=False)
 
 
 class _MineOnce(Callback):

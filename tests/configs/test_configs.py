@@ -188,6 +188,7 @@ def random_run(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_papers_second_model_begins_with_what_the_first_one_mined(random_run, tmp_path):
     config = yaml.safe_load((CONFIGS / "paper_hard.yaml").read_text())
     (mining,) = [c for c in config["trainer"]["callbacks"] if c["class_path"].endswith("HardNegativeMining")]
@@ -199,6 +200,7 @@ def test_the_papers_second_model_begins_with_what_the_first_one_mined(random_run
     assert (tmp_path / "hard/metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_round_can_be_mined_apart_from_training(random_run, tmp_path, capsys):
     tools(["mine", str(random_run), str(tmp_path / "negatives")])
     assert "round_0.npz: weights " in capsys.readouterr().out

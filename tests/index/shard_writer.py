@@ -1,6 +1,6 @@
 """Writes the shards of a store, as a process that may be killed; also the reference for the tests.
 
-python shard_writer.py kill|race FOLDER DTYPE SHARDS
+python shard_writer.py FOLDER DTYPE SHARDS
 """
 
 import json
@@ -76,5 +76,6 @@ def race(folder, dtype, shards):
 
 
 if __name__ == "__main__":
-    mode = {"race": race, "kill": kill_loop}[sys.argv[1]]
-    print(json.dumps(mode(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    folder, dtype, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    found = {"kill": kill_loop(folder / "killed", dtype, count), "race": race(folder / "raced", dtype, count)}
+    print(json.dumps(found))

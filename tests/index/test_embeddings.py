@@ -80,6 +80,17 @@ def test_presence_follows_what_other_processes_write(store, tmp_path):
         list(other.parts(rows[-1:]))
 
 
+def test_shards_that_come_while_parts_are_read_confuse_nothing(store, dtype):
+    rows, _, vectors = expected(dtype, range(3))
+    seen = []
+    for number, part in enumerate(store.parts()):
+        store.write(f"0000-{number}", *shard(4 + number))  # by name among the others
+        assert store.present(part.rows).all()
+        np.testing.assert_array_equal(part.vectors[:], vectors[np.searchsorted(rows, part.rows)])
+        seen.append(part.rows)
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), rows)
+
+
 def test_parts_have_one_modality_and_only_rows_asked_for(store, dtype):
     rows, modalities, vectors = expected(dtype, range(3))
     asked = np.random.default_rng(0).permutation(len(rows))[:100]
@@ -297,16 +308,29 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-def run_writer(*arguments):
-    command = [sys.executable, str(WRITER), *map(str, arguments)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=250).stdout)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """What became of stores whose writers were killed or wrote all at once, and a store written in peace."""
+    folder, count = tmp_path_factory.mktemp("written"), 40
+    write(folder / "reference", "bfloat16", count)
+    command = [sys.executable, str(WRITER), str(folder), "bfloat16", str(count)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=250)
+    return folder, json.loads(found.stdout)
 
 
-def test_processes_that_write_the_same_shards_do_not_harm_each_other(tmp_path):
-    reference = write(tmp_path / "reference", "float16", 12)
-    assert run_writer("race", tmp_path / "store", "float16", 12) == [0, 0, 0]
-    assert files(tmp_path / "store") == files(reference.folder)
-    assert not list((tmp_path / "store").glob(".*"))
+def test_a_kill_loses_at_most_one_shard(written):
+    folder, found = written
+    assert len(found["kill"]) > 5
+    # What a writer told to be complete is there; so it loses no more than what it was writing.
+    assert all(told <= there for told, there in found["kill"])
+    assert files(folder / "killed") == files(folder / "reference")
+
+
+def test_processes_that_write_the_same_shards_do_not_harm_each_other(written):
+    folder, found = written
+    assert found["race"] == [0, 0, 0]
+    assert files(folder / "raced") == files(folder / "reference")
+    assert not list((folder / "raced").glob(".*"))
 
 
 def test_threads_that_write_the_same_shard_at_once_do_not_harm_each_other(tmp_path):
@@ -314,13 +338,3 @@ def test_threads_that_write_the_same_shard_at_once_do_not_harm_each_other(tmp_pa
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: store.write("0000", *shard(0)), range(40)))
     assert files(store.folder) == files(write(tmp_path / "reference", "float16", 1).folder)
-
-
-def test_a_kill_loses_at_most_one_shard(tmp_path):
-    count = 40
-    reference = write(tmp_path / "reference", "bfloat16", count)
-    kills = run_writer("kill", tmp_path / "store", "bfloat16", count)
-    assert len(kills) > 5
-    # What a writer told to be complete is there; so it loses no more than what it was writing.
-    assert all(told <= found for told, found in kills)
-    assert files(tmp_path / "store") == files(reference.folder)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmretrieval.index import ExactIndex, FaissIndex
 
-EXAMPLES = int(os.environ.get("MMRETRIEVAL_EXAMPLES", "500"))
+EXAMPLES = int(os.environ.get("MMRETRIEVAL_EXAMPLES", "400"))
 KINDS = ("random", "duplicates", "grid", "collapsed", "nearly collapsed", "sorted")
 
 
@@ -111,9 +111,9 @@ def test_labels_are_those_of_brute_force(case, precision, pool_block, query_bloc
 @pytest.mark.parametrize("k", [1, 10, 300])
 def test_groups_of_rows_hide_nothing(kind, precision, k):
     # Large enough for maxima of 32 rows, and tiles that do not divide the pool.
-    case = make_case(0, kind, 5_000, 16, 20, k, np.float32)
-    assert_exact(fill(ExactIndex("cpu", 1_999, 7, precision), case), case)
-    assert_exact(fill(ExactIndex("cpu", 1_999, 7, precision), case), case, [1])
+    case = make_case(0, kind, 3_000, 16, 12, k, np.float32)
+    assert_exact(fill(ExactIndex("cpu", 1_499, 7, precision), case), case)
+    assert_exact(fill(ExactIndex("cpu", 1_499, 7, precision), case), case, [1])
 
 
 def test_candidates_come_in_portions(monkeypatch):
@@ -138,6 +138,13 @@ def test_equal_vectors_have_equal_scores_wherever_they_are(dim, threads):
             assert index.search(query, 20)[1].tolist() == [[*range(min(20, count)), *[-1] * (20 - count)]] * 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_a_search_works_in_each_mode_of_autograd(mode):
+    case = make_case(0, "random", 3_000, 257, 200, 60, np.float32)  # enough for several threads
+    with mode():
+        assert_exact(fill(ExactIndex(), case), case)
 
 
 def test_one_query_with_many_candidates_among_others():
