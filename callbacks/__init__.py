@@ -8,6 +8,7 @@ from callbacks.generative_evaluation import GenerativeEvaluation
 from callbacks.hard_negative_mining import HardNegativeMining
 from callbacks.mining_round import MiningRound
 from callbacks.mining_schedule import MiningSchedule, RoundSubset
+from callbacks.negatives_gallery import NegativesGallery
 from callbacks.rank_watch import RankWatch
 from callbacks.resume_checkpoint import ResumeCheckpoint
 from callbacks.retrieval_evaluation import RetrievalEvaluation
@@ -24,6 +25,7 @@ __all__ = [
     "HardNegativeMining",
     "MiningRound",
     "MiningSchedule",
+    "NegativesGallery",
     "RankWatch",
     "ResumeCheckpoint",
     "RetrievalEvaluation",

@@ -99,6 +99,8 @@ class HardNegativeMining(Callback):
         self.teacher = teacher
         self.embeddings, self.embedding_dtype = embeddings, embedding_dtype
         self.reports: list[MiningRound] = []
+        self.latest: NegativeTable | None = None
+        """What the last round of this process mined."""
         self._teacher: Teacher | None = None
         self._files: list[tuple[str, str]] = []  # path and hash of the rounds in use, the newest first
         self._started, self._spent = time.perf_counter(), 0.0  # of this process, in seconds
@@ -151,7 +153,7 @@ class HardNegativeMining(Callback):
         data = data_of(trainer)
         path, stamp, report, histograms = self.write_round(trainer, module, len(self.reports))
         # What training uses is what stands in the files, on every rank.
-        newest = NegativeTable.load(path, _exactly(stamp))
+        newest = self.latest = NegativeTable.load(path, _exactly(stamp))
         files = [(str(path), file_hash(path)), *self._files][: self.rounds_kept]
         data.set_negatives(self._mixed(newest, [self._own(data, file) for file in files[1:]], files))
         self._files = files

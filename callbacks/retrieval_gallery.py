@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +9,18 @@ from pathlib import Path
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 from typing_extensions import override
 
-from callbacks.collaborators import data_of, is_dry_run
+from callbacks.collaborators import data_of
+from callbacks.gallery_drawing import GREEN, RED, Card, Row, draw_rows, record
 from callbacks.retrieval_evaluation import GLOBAL, LOCAL, EvaluationRound, RetrievalEvaluation
-from data_modules.atomic import staged_file
 from data_modules.corpus import QuerySet
 from mmretrieval.content import Content, Query
 from mmretrieval.metrics.evaluation import Ranking
 
 WRONG_MODALITY = "wrong modality"
-_GREEN, _RED, _GREY = "#2a9d3a", "#d62728", "#888888"
-_PIXELS = 224  # the longer side of a picture as it is drawn
-_LINE, _LINES, _CAPTION_LINES = 24, 11, 3  # characters a line, lines of a text, lines below a picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +130,8 @@ class RetrievalGallery(Callback):
             found = found_by(queries, ranking, n_queries=self.n_queries_per_task, top_k=self.top_k)
             if found:
                 title = f"{task} · step {trainer.global_step}"
-                self._record(trainer, task, rendered(draw_gallery(title, found)))
-
-    def _record(self, trainer: Trainer, task: str, picture: NDArray[np.uint8]) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(
-                    f"gallery/{task}", picture, trainer.global_step, dataformats="HWC"
-                )
-        if not is_dry_run(trainer):
-            with staged_file(self.output_folder(trainer) / f"{task}.png") as path:
-                Image.fromarray(picture).save(path, format="PNG")
+                path = self.output_folder(trainer) / f"{task}.png"
+                record(trainer, f"gallery/{task}", path, draw_gallery(title, found))
 
 
 def found_by(queries: QuerySet, ranking: Ranking, *, n_queries: int, top_k: int) -> list[Found]:
@@ -179,33 +161,18 @@ def draw_gallery(title: str, found: Sequence[Found]) -> Figure:
         title: What stands above.
         found: At least one query.
     """
-    columns = 1 + max(len(row.hits) for row in found)
-    figure = Figure(figsize=(2.1 * columns, 0.4 + 3.3 * len(found)), dpi=100, layout="constrained")
-    figure.suptitle(title, fontsize=10, parse_math=False)
-    axes = figure.subplots(len(found), columns, squeeze=False)
-    for row, cells in zip(found, axes, strict=True):
-        _draw_content(cells[0], row.query.content, row.query.instruction or "")
-        _draw_frame(cells[0], "query", _GREY)
-        for rank, (hit, cell) in enumerate(zip(row.hits, cells[1:], strict=False), start=1):
-            _draw_content(cell, hit.content)
-            mark = "" if hit.asked_modality else f"\n{WRONG_MODALITY}"
-            _draw_frame(cell, f"{rank} · {hit.score:.3f}{mark}", _GREEN if hit.relevant else _RED)
-        for cell in cells[1 + len(row.hits) :]:
-            cell.set_axis_off()
-    return figure
+    return draw_rows(title, [Row(each.query, _cards(each.hits)) for each in found])
 
 
-def rendered(figure: Figure) -> NDArray[np.uint8]:
-    """Render a figure without any display.
-
-    Shape:
-        - output: ``(H, W, 3)``.
-    """
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as boxes
-        canvas.draw()  # type: ignore[no-untyped-call]
-    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()  # type: ignore[no-untyped-call]
+def _cards(hits: Sequence[Hit]) -> tuple[Card, ...]:
+    return tuple(
+        Card(
+            hit.content,
+            f"{rank} · {hit.score:.3f}" + ("" if hit.asked_modality else f"\n{WRONG_MODALITY}"),
+            GREEN if hit.relevant else RED,
+        )
+        for rank, hit in enumerate(hits, start=1)
+    )
 
 
 def _found(queries: QuerySet, query: int, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Found:
@@ -223,38 +190,3 @@ def _found(queries: QuerySet, query: int, rows: NDArray[np.int64], scores: NDArr
     ]
     # The fixed instruction of evaluation is the first one.
     return Found(queries.query(query, queries.record(query).instructions[0]), tuple(hits))
-
-
-def _draw_content(cell: Axes, content: Content, instruction: str = "") -> None:
-    """Draw a picture with its text below, or a text alone; an instruction stands in brackets before it."""
-    told = [f"[{instruction}]"] if instruction else []
-    text = "\n".join(_wrapped(part) for part in (*told, content.text or "") if part)
-    if content.image is None:
-        shown = _shortened(text, _LINES)
-        cell.text(0.5, 0.5, shown, ha="center", va="center", fontsize=7, parse_math=False)
-        cell.set_xlim(0, 1)
-        cell.set_ylim(0, 1)
-        return
-    image = content.image.convert("RGB")
-    image.thumbnail((_PIXELS, _PIXELS))
-    cell.imshow(np.asarray(image))
-    lines = _CAPTION_LINES + 2 * bool(instruction)
-    cell.set_xlabel(_shortened(text, lines), fontsize=7, parse_math=False)
-
-
-def _draw_frame(cell: Axes, title: str, color: str) -> None:
-    cell.set_title(title, fontsize=8, color=color, parse_math=False)
-    cell.set_xticks([])
-    cell.set_yticks([])
-    for spine in cell.spines.values():
-        spine.set_color(color)
-        spine.set_linewidth(3)
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, _LINE)
-
-
-def _shortened(text: str, lines: int) -> str:
-    parts = text.split("\n")
-    return text if len(parts) <= lines else "\n".join([*parts[: lines - 1], "…"])

@@ -17,6 +17,7 @@ from mmretrieval.mining.modality_aware import MiningSettings, mine_modality_awar
 from mmretrieval.mining.negatives import (
     DamagedNegativesError,
     ExpectedStamp,
+    MinedNegative,
     NegativeTable,
     StaleNegativesError,
     Stamp,
@@ -38,6 +39,7 @@ __all__ = [
     "Hits",
     "MarginToPositive",
     "MaxScore",
+    "MinedNegative",
     "MinedNegatives",
     "MiningHistograms",
     "MiningPlan",

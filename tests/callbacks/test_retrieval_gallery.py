@@ -7,6 +7,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from callbacks.gallery_drawing import rendered
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from callbacks.retrieval_gallery import (
     WRONG_MODALITY,
@@ -15,7 +16,6 @@ from callbacks.retrieval_gallery import (
     RetrievalGallery,
     draw_gallery,
     found_by,
-    rendered,
 )
 from data_modules.corpus import PackedCorpus
 from mmretrieval.content import Content, Query
