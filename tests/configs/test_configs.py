@@ -217,3 +217,22 @@ def test_mining_without_a_run_is_one_readable_message(tmp_path, capsys):
         tools(["mine", str(tmp_path), str(tmp_path / "negatives")])
     assert stopped.value.code == 2
     assert f"{tmp_path / 'config.yaml'}: is not there" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_another_retriever_can_be_the_teacher(random_run, tmp_path):
+    config = yaml.safe_load((CONFIGS / "stage1.yaml").read_text())
+    (mining,) = [c for c in config["trainer"]["callbacks"] if c["class_path"].endswith("HardNegativeMining")]
+    mining["init_args"]["teacher"] = str(random_run)
+    (tmp_path / "taught.yaml").write_text(yaml.safe_dump(config))
+    options = ["--trainer.max_epochs=2", "--data.init_args.size=64", *FEW]
+    fit(tmp_path / "taught.yaml", out=tmp_path / "out", options=options)
+    stores = [path.name.rsplit("-", 1)[0] for path in (tmp_path / "out/embeddings/teacher").iterdir()]
+    assert sorted(stores) == ["candidates", "train-queries"]
+    # The teacher's own round has the same candidates at the same ranks: same weights, pool and plan.
+    found, expected = (np.load(run / "negatives/round_0.npz") for run in (tmp_path / "out", random_run))
+    for name in ("query_ids", "offsets", "candidate_ids", "kinds", "ranks"):
+        assert np.array_equal(found[name], expected[name])
+    stamp = json.loads(str(found["stamp"]))
+    assert stamp["settings"]["teacher"] is not None
+    assert json.loads(str(expected["stamp"]))["settings"]["teacher"] is None
