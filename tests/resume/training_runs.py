@@ -18,6 +18,7 @@ from mmretrieval.encoder.adapters import LoRA
 from mmretrieval.encoder.chunks import Chunks
 from mmretrieval.index import ExactIndex
 from mmretrieval.loss import InfoNCE
+from mmretrieval.mining import MiningPlan, ModalityAware
 from mmretrieval.schedules import WarmupCosine
 
 STEPS, EPOCHS = 6, 3  # of an epoch, of a run
@@ -94,7 +95,8 @@ def fit(
     optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=1e-2)  # noqa: E731
     module = UniversalRetriever(encoder, InfoNCE(0.1), optimizer, schedule, max_skipped_steps)
     data = EmbeddedDataModule(size=64, global_batch_size=batch, seed=3, num_workers=workers)
-    mining = KillingMining(top_k=20, k_prime=10, index=ExactIndex(), folder=folder / "negatives")
+    plan = MiningPlan(top_k=20, selection=ModalityAware(k_prime=10))
+    mining = KillingMining(plan, index=ExactIndex(), folder=folder / "negatives")
     recorder = Recorder(kill_at)
     mining.kill_at = kill_at
     checkpoint = ResumeCheckpoint(every_n_steps=every_n_steps, folder=folder / "checkpoints")
