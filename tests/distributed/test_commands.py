@@ -12,7 +12,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-LIGHTNING = str(Path(sys.executable).with_name("lightning"))
+LIGHTNING, TORCHRUN = (str(Path(sys.executable).with_name(name)) for name in ("lightning", "torchrun"))
 SMALL = [
     "--data.init_args.size=64",
     "--data.init_args.global_batch_size=16",
@@ -56,10 +56,14 @@ def single(environment, tmp_path_factory):
     return results(out)
 
 
-@pytest.mark.parametrize("overlay", ["ddp", "fsdp_8gpu"])
-def test_two_processes_train_mine_and_evaluate_as_one(single, environment, tmp_path, overlay):
+@pytest.mark.parametrize(
+    ("overlay", "launcher"),
+    [("ddp", [TORCHRUN, "--standalone", "--nproc_per_node=2", "--no-python"]), ("fsdp_8gpu", [])],
+    ids=["ddp-torchrun", "fsdp-lightning"],
+)
+def test_two_processes_train_mine_and_evaluate_as_one(single, environment, tmp_path, overlay, launcher):
     words = command(tmp_path, "--trainer.devices=2", "--trainer.max_epochs=2", overlay=overlay)
-    run(words, environment)
+    run([*launcher, *words], environment)
     (expected, one), (found, two) = single, results(tmp_path)
     assert two["global_step"] == one["global_step"] > 0
     assert two["state_dict"].keys() == one["state_dict"].keys()

@@ -21,15 +21,35 @@ def points(seed):
     return first, draw.randrange(first + 2, STEPS * EPOCHS - 1)
 
 
-def _on_two_ranks(base, folder, rank, world):
+def _on_two_ranks(base, folder, seeds, rank, world):
     as_rank(rank, world)
     streams = []
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         kill_at = ("step starts", points(seed)[1])
         run = fit(base, folder / str(seed), kill_at, True, 2, BATCH, dropout=0.0, world=world)
         assert not run.finished
         streams.append(run.stream)
     return streams
+
+
+def _on_three_ranks(base, folder, rank, world):
+    as_rank(rank, world)
+    run = fit(base, folder, None, True, 2, BATCH, dropout=0.0, world=world)
+    return {"stream": run.stream, "weights": run.module.weights_hash()}
+
+
+def test_what_two_ranks_saved_goes_on_with_three(embedded_home, run_on_ranks, tiny_mllm, tmp_path):
+    whole = fit(tiny_mllm, tmp_path / "whole", batch=BATCH, dropout=0.0)
+    fit(tiny_mllm, tmp_path / "0", ("step starts", points(0)[0]), every_n_steps=2, batch=BATCH, dropout=0.0)
+    run_on_ranks(partial(_on_two_ranks, tiny_mllm, tmp_path, 1), 2)
+    parts = run_on_ranks(partial(_on_three_ranks, tiny_mllm, tmp_path / "0"), 3)
+    assert len({part["weights"] for part in parts}) == 1
+    streams = [part["stream"] for part in parts]
+    assert points(0)[1] in streams[0]  # what two ranks did not do
+    for step in streams[0]:
+        shares = [stream[step][0] for stream in streams]
+        assert [len(share) for share in shares] == [3, 3, 3]
+        assert [query for share in shares for query in share] == whole.stream[step][0]
 
 
 @pytest.mark.timeout(1800)
@@ -41,7 +61,7 @@ def test_one_two_and_one_ranks_share_one_stream(embedded_home, run_on_ranks, tin
     for seed in range(SEEDS):
         kill_at = ("between backward and update", points(seed)[0])
         firsts.append(fit(tiny_mllm, tmp_path / str(seed), kill_at, **settings))
-    parts = run_on_ranks(partial(_on_two_ranks, tiny_mllm, tmp_path), 2)
+    parts = run_on_ranks(partial(_on_two_ranks, tiny_mllm, tmp_path, SEEDS), 2)
     for seed in range(SEEDS):
         last = fit(tiny_mllm, tmp_path / str(seed), resume=True, workers=1, **settings)
         seen = {step: queries for step, (queries, _) in firsts[seed].stream.items()}
