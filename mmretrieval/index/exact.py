@@ -20,9 +20,9 @@ from mmretrieval.index.operands import (
     measure,
     operand,
     prepared,
+    product,
     times_power,
 )
-from mmretrieval.index.products import product
 from mmretrieval.index.ranking import Ranking, exact_scores
 from mmretrieval.index.stored import read_parts, write_parts
 from mmretrieval.index.tiles import Part, Tile, as_tensor, tiles

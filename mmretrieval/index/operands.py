@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -135,6 +137,17 @@ def error_bound(asked: Queries, tile: Measures, precision: Precision) -> Tensor:
     return (product + factors) * _SLACK + 4 * dim * _SMALLEST * tile.largest + lost
 
 
+def product(vectors: Tensor, asked: Tensor, out: Tensor) -> None:
+    """Write scores into ``out``, ``(N, Q)``: on a CPU this order is up to 1.7 times as fast as the other."""
+    with _full_accumulation():
+        if vectors.dtype == torch.float32:
+            torch.mm(vectors, asked.T, out=out)
+        elif vectors.is_cuda:
+            out.copy_(torch.mm(vectors, asked.T, out_dtype=torch.float32))
+        else:  # a CPU would round the result to bfloat16, too
+            torch.mm(vectors.float(), asked.float().T, out=out)
+
+
 def times_power(numbers: Tensor, exponents: Tensor) -> Tensor:
     """Multiply float64 numbers by powers of two, which by themselves may be out of range."""
     third = exponents // 3
@@ -157,3 +170,18 @@ def _scaled(stored: Tensor, exponent: int) -> Tensor:
 
 def _rounded(matrix: Tensor, precision: Precision) -> Tensor:
     return matrix.to(torch.float32 if precision == "float32" else torch.bfloat16)
+
+
+@contextmanager
+def _full_accumulation() -> Iterator[None]:
+    """Suspend the reduced precision of products that training may have asked for, and autocast."""
+    precision = torch.get_float32_matmul_precision()
+    reduced = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
