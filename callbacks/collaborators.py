@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from data_modules.collate import ContentProcessor
 from data_modules.corpus import PackedCorpus, QuerySet
 from data_modules.encoding import EncodingTable
 from mmretrieval.mining import NegativeTable
+
+C = TypeVar("C", bound=Callback)
 
 
 class Retriever(Protocol):
@@ -84,6 +86,23 @@ def data_of(trainer: Trainer) -> RetrievalData:
             "pass one as Trainer.fit(..., datamodule=...)."
         )
     return cast(RetrievalData, data)
+
+
+def listed_before(trainer: Trainer, callback: Callback, kind: type[C]) -> C:
+    """The last callback of a kind that is listed before one that shows its results.
+
+    Raises:
+        MisconfigurationException: If there is none.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+    found = [other for other in callbacks[: callbacks.index(callback)] if isinstance(other, kind)]
+    if not found:
+        shown, shower = kind.__name__, type(callback).__name__
+        raise MisconfigurationException(
+            f"{shower} shows what {shown} has found: list callbacks.{shown} before callbacks.{shower} in the "
+            "trainer's callbacks."
+        )
+    return found[-1]
 
 
 def is_last_epoch(trainer: Trainer) -> bool:

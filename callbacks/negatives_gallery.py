@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.collaborators import data_of
+from callbacks.collaborators import data_of, listed_before
 from callbacks.gallery_drawing import GREEN, ORANGE, RED, Card, Row, draw_rows, record
 from callbacks.hard_negative_mining import HardNegativeMining
 from data_modules.corpus import QuerySet
@@ -62,15 +61,7 @@ class NegativesGallery(Callback):
             record(trainer, f"negatives/{task}", folder / f"{task}.png", figure)
 
     def _mining(self, trainer: Trainer) -> HardNegativeMining:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
-        before = callbacks[: callbacks.index(self)]
-        found = [callback for callback in before if isinstance(callback, HardNegativeMining)]
-        if not found:
-            raise MisconfigurationException(
-                "NegativesGallery shows what HardNegativeMining has mined: list callbacks.HardNegativeMining "
-                "before callbacks.NegativesGallery in the trainer's callbacks."
-            )
-        return found[-1]
+        return listed_before(trainer, self, HardNegativeMining)
 
     def _rows(self, queries: QuerySet, table: NegativeTable) -> Iterator[tuple[str, list[Row]]]:
         """Some queries with negatives of each task, the same ones as long as they have some."""

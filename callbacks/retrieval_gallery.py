@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from callbacks.collaborators import data_of
+from callbacks.collaborators import data_of, listed_before
 from callbacks.gallery_drawing import GREEN, RED, Card, Row, draw_rows, record
 from callbacks.retrieval_evaluation import GLOBAL, LOCAL, EvaluationRound, RetrievalEvaluation
 from data_modules.corpus import QuerySet
@@ -107,15 +106,7 @@ class RetrievalGallery(Callback):
         return self.folder if self.folder is not None else Path(trainer.default_root_dir, "gallery")
 
     def _evaluation(self, trainer: Trainer) -> RetrievalEvaluation:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
-        before = callbacks[: callbacks.index(self)]
-        found = [callback for callback in before if isinstance(callback, RetrievalEvaluation)]
-        if not found:
-            raise MisconfigurationException(
-                "RetrievalGallery shows what RetrievalEvaluation has found: list callbacks."
-                "RetrievalEvaluation before callbacks.RetrievalGallery in the trainer's callbacks."
-            )
-        return found[-1]
+        return listed_before(trainer, self, RetrievalEvaluation)
 
     def _show(self, trainer: Trainer) -> None:
         """Draw the last round, once."""
