@@ -3,10 +3,12 @@
     python benchmarks/search.py --json search.json
     python benchmarks/search.py --coretype SkylakeX --candidates 200000 --dims 512 1024 --queries 64 1024
 
-All variants search the same unit vectors in one process, one after the other in each round; times are medians
-over rounds. "equal" is the share of labels, place by place, that are those of float64 brute force for some of
-the queries. A modality filter is measured beside a search of only that modality's vectors. faiss' OpenBLAS
-chooses its kernels when the process starts: --coretype starts it again with that setting.
+All variants search the same unit vectors in one process, one after the other in each round, in an order that
+is drawn anew each time and with a pause before each: a library's threads wait actively for a while after its
+work, and would slow down whatever is always next. Times are medians over rounds. "equal" is the share of
+labels, place by place, that are those of float64 brute force for some of the queries. A modality filter is
+measured beside a search of only that modality's vectors. faiss' OpenBLAS chooses its kernels when the process
+starts: --coretype starts it again with that setting.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -33,6 +36,8 @@ from rich.table import Table
 from search_variants import ASKED, MODALITIES, REFERENCE, Floats, Labels, Search, filtered, unfiltered
 
 CORETYPE = "OPENBLAS_CORETYPE"
+PAUSE = 0.3
+"""Seconds."""
 CHECKED = 64
 """Queries that are compared with brute force."""
 
@@ -85,7 +90,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dims", type=int, nargs="+", default=[512])
     parser.add_argument("--queries", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--k", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--coretype", help=f"{CORETYPE}, as SkylakeX, Zen or Haswell")
     parser.add_argument("--skip", nargs="*", default=[], help="variants to leave out")
@@ -127,10 +132,12 @@ def compare(
         found = search(queries, arguments.k)[:CHECKED]
         equal[name] = float((found == best[: len(found)]).mean())
     times: dict[str, list[float]] = {name: [] for name in variants}
+    order = random.Random(0)
     for _ in range(arguments.repeats):
-        for name, search in variants.items():
+        for name in order.sample(list(variants), len(variants)):
+            time.sleep(PAUSE)
             start = time.perf_counter()
-            search(queries, arguments.k)
+            variants[name](queries, arguments.k)
             times[name].append(time.perf_counter() - start)
     reference = times[REFERENCE if REFERENCE in times else list(times)[-1]]
     work = 2e-9 * size[0] * size[1] * size[2]

@@ -32,29 +32,24 @@ class ScoreTable:
     maximum is below a threshold need not be looked into.
 
     Args:
-        buffer: Memory for the scores, at least ``memory(N, Q)`` numbers.
         rows: Vectors in the tile, N.
         queries: Queries in the block, Q.
         k: How many vectors are searched for.
+        device: Where the scores are.
     """
 
-    def __init__(self, buffer: Tensor, rows: int, queries: int, k: int) -> None:
+    def __init__(self, rows: int, queries: int, k: int, device: torch.device) -> None:
         # Several times as many groups as are searched for, so that the best are seldom in the same one.
         self._group = _LARGEST_GROUP
         while self._group > 1 and rows < 4 * k * self._group:
             self._group //= 2
         groups = -(-rows // self._group)
-        self._table = buffer[: groups * self._group * queries].view(groups, self._group, queries)
+        self._table = torch.empty(groups, self._group, queries, device=device)
         self._k = k
         flat = self._table.view(-1, queries)
         flat[rows:] = -torch.inf
         self.scores = flat[:rows]
         """What the matrix product writes, ``(N, Q)``."""
-
-    @staticmethod
-    def memory(rows: int, queries: int) -> int:
-        """How many numbers a table takes."""
-        return (rows + _LARGEST_GROUP) * queries
 
     def candidates(self, known: Tensor, slack: Tensor) -> Iterator[Candidates]:
         """All pairs that can be among the best ``k``, in portions of bounded size, by ascending rows.
@@ -64,7 +59,7 @@ class ScoreTable:
             slack: How far approximate scores can be from exact ones, ``(Q,)`` float64.
         """
         maxima = self._table.amax(dim=1)
-        reached = _rounded_down(known[:, -1] - slack)
+        reached = rounded_down(known[:, -1] - slack)
         passing = maxima >= reached
         if int(passing.sum()) > self._k * len(known) // 2:
             reached = torch.maximum(reached, self._raised(maxima, known, slack))
@@ -77,7 +72,7 @@ class ScoreTable:
         """The approximate score that a vector needs, as each group has one of at least its maximum."""
         at_least = torch.cat([maxima.T.double() - slack[:, None], known], dim=1)
         kth = at_least.topk(self._k, dim=1, sorted=False).values.amin(dim=1)
-        return _rounded_down(kth - slack)
+        return rounded_down(kth - slack)
 
     def _looked_into(self, groups: Tensor, queries: Tensor, reached: Tensor) -> Candidates:
         members = torch.arange(self._group, device=groups.device)
@@ -94,8 +89,8 @@ def _portions(count: int, size: int) -> Iterator[slice]:
         yield slice(first, first + size)
 
 
-def _rounded_down(numbers: Tensor) -> Tensor:
-    """Float32 numbers that are not above float64 ones."""
+def rounded_down(numbers: Tensor) -> Tensor:
+    """The nearest float32 numbers that are not above float64 ones."""
     rounded = numbers.float()
     return torch.where(
         rounded.double() > numbers, torch.nextafter(rounded, rounded.new_tensor(-torch.inf)), rounded

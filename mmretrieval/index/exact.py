@@ -11,19 +11,9 @@ import torch
 from torch import Tensor
 
 from mmretrieval.index.base import FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
-from mmretrieval.index.candidates import ScoreTable
-from mmretrieval.index.operands import (
-    Measures,
-    Precision,
-    Queries,
-    error_bound,
-    measure,
-    operand,
-    prepared,
-    product,
-    times_power,
-)
-from mmretrieval.index.ranking import Ranking, exact_scores
+from mmretrieval.index.operands import Measures, Precision, Queries, measure, operand, prepared
+from mmretrieval.index.ranking import Ranking
+from mmretrieval.index.scored_tile import ScoredTile
 from mmretrieval.index.stored import read_parts, write_parts
 from mmretrieval.index.tiles import Part, Tile, as_tensor, tiles
 
@@ -31,10 +21,10 @@ from mmretrieval.index.tiles import Part, Tile, as_tensor, tiles
 class ExactIndex(VectorIndex):
     """Scores every stored vector and ranks as float64 does, whatever the matmul precision of training is.
 
-    A fast matrix product finds all vectors that can be among the best, given how far its results can be off;
-    these are scored again in float64. So the result is the same for all settings and on all devices; only
-    scores that are equal but for the rounding of float64 may change places between a CPU and a GPU. Scores
-    are returned as float32, after ranking.
+    A fast matrix product (FAISS' on a CPU, torch's on a GPU) finds all vectors that can be among the best,
+    given how far its results can be off; these are scored again in float64. So the result is the same for
+    all settings and on all devices; only scores that are equal but for the rounding of float64 may change
+    places between a CPU and a GPU. Scores are returned as float32, after ranking.
 
     Vectors are kept by reference and read one block at a time, so a memory-mapped pool stays on disk. If
     embeddings have collapsed, so that all scores are nearly equal, all are computed in float64: in bounded
@@ -84,12 +74,9 @@ class ExactIndex(VectorIndex):
         blocks = self._query_blocks(queries)
         if self._tiles is None:
             self._tiles = tiles(self._parts, self.pool_block)
-        rows = min(self.pool_block, len(self))
-        size = ScoreTable.memory(rows, min(self.query_block, queries.shape[0]))
-        buffer = torch.empty(size, dtype=torch.float32, device=self.device)
         for number, tile in enumerate(self._tiles):
             if groups is None or tile.group in groups:
-                self._search_tile(number, tile, blocks, best, buffer)
+                self._search_tile(number, tile, blocks, best)
         with np.errstate(over="ignore"):  # float64 scores may be beyond float32
             scores = best.scores.cpu().numpy().astype(np.float32)
         return scores, best.labels.cpu().numpy()
@@ -100,12 +87,7 @@ class ExactIndex(VectorIndex):
         return [(part, prepared(self._on_device(as_tensor(queries[part])), self.precision)) for part in parts]
 
     def _search_tile(
-        self,
-        number: int,
-        tile: Tile,
-        blocks: list[tuple[slice, Queries]],
-        best: Ranking,
-        buffer: Tensor,
+        self, number: int, tile: Tile, blocks: list[tuple[slice, Queries]], best: Ranking
     ) -> None:
         stored = self._on_device(tile.read())
         if number not in self._measures:
@@ -113,10 +95,9 @@ class ExactIndex(VectorIndex):
         measures = self._measures[number]
         values = operand(stored, measures.exponent, self.precision)
         labels = self._on_device(torch.from_numpy(tile.labels))
+        scored = ScoredTile(stored, values, labels, measures, self.precision)
         for part, block in blocks:
-            table = ScoreTable(buffer, len(stored), len(block.stored), best.scores.shape[1])
-            product(values, block.values, table.scores)
-            _take_best(best[part], table, block, (stored, labels, measures), self.precision)
+            scored.take_best(best[part], block)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device)
@@ -128,23 +109,3 @@ class ExactIndex(VectorIndex):
         self._dim = dim
         for part in read_parts(folder):
             self.add(part.vectors, part.labels, part.group)
-
-
-def _take_best(
-    best: Ranking,
-    table: ScoreTable,
-    block: Queries,
-    tile: tuple[Tensor, Tensor, Measures],
-    precision: Precision,
-) -> None:
-    """Rank what can be among the best by exact scores."""
-    stored, labels, measures = tile
-    slack = error_bound(block, measures, precision)
-    # Approximate scores are of scaled factors.
-    known = times_power(best.scores, -(block.exponents + measures.exponent))
-    asked = block.stored.double()
-    for rows, queries in table.candidates(known, slack):
-        scores = exact_scores(stored, asked, rows, queries)
-        if not bool(scores.isfinite().all()):
-            raise ValueError("Scores are not numbers: vectors and queries are too large for float64.")
-        best.merge(queries, scores, labels[rows])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,12 +13,12 @@ from numpy.typing import NDArray
 
 from mmretrieval.index.base import NO_LABEL, FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
 from mmretrieval.index.faiss_part import FaissPart, read_part
+from mmretrieval.index.faiss_products import blas_for_few_queries
 
 faiss: Any = faiss_module  # its types say that it takes less than it does
 
 _log = logging.getLogger(__name__)
 _GPU_MAX_K = 2_047  # FAISS' limit of 2048, less the one that shows whether a tie goes on
-_BLAS_FROM = 20
 _ADD_ROWS = 65_536
 _TRAIN_ROWS = 262_144
 _LAST = np.iinfo(np.int64).max
@@ -109,7 +108,7 @@ class FaissIndex(VectorIndex):
 
     def _search(self, queries: FloatMatrix, k: int, groups: Groups) -> tuple[Scores, Labels]:
         block = _contiguous(queries, "queries")
-        with _blas_for_few_queries():
+        with blas_for_few_queries():
             found = [self._search_part(part, block, k, groups) for part in self._asked(groups)]
         if len(found) == 1:
             return found[0]
@@ -215,18 +214,3 @@ def _contiguous(matrix: FloatMatrix, name: str, first: int = 0) -> NDArray[np.fl
     if not finite.all():  # FAISS drops such rows without a word
         raise ValueError(f"{name} row {first + int(finite.argmin())} holds NaN or infinite values.")
     return block
-
-
-@contextmanager
-def _blas_for_few_queries() -> Iterator[None]:
-    """Let small batches of queries use matrix products, too.
-
-    From 1.15 on FAISS compares queries x dimension, not queries, with a threshold of 128,000, and takes a
-    path that is about 12 times slower below it.
-    """
-    before = faiss.cvar.distance_compute_blas_threshold
-    faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM
-    try:
-        yield
-    finally:
-        faiss.cvar.distance_compute_blas_threshold = before

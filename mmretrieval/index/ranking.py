@@ -1,8 +1,7 @@
-"""Exact scores, and the best vectors found so far."""
+"""The best vectors found so far."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,57 +10,7 @@ from torch import Tensor
 
 from mmretrieval.index.labels import LABEL_LIMIT
 
-_NUMBERS_AT_ONCE = {"cpu": 2**15, "cuda": 2**25}
-"""So many torch computes in one thread of a CPU, without waiting for others, and they fit its cache."""
-_STEPS_AT_ONCE = 16
-_SPLIT_SUMS = 32_768
-"""From here on torch may sum a single row in another order than many."""
 _LEAST_WIDTH = 64
-
-
-def exact_scores(vectors: Tensor, queries: Tensor, rows: Tensor, asked: Tensor) -> Tensor:
-    """Inner products in float64 of pairs of vectors and queries, ``(M,)``.
-
-    Each is a sum of products along the vector, in an order that depends on nothing but its length: equal
-    vectors have equal scores wherever they are stored, which a matrix product does not promise.
-
-    Args:
-        vectors: Stored vectors, ``(N, D)``.
-        queries: Queries, ``(Q, D)`` float64.
-        rows: Vector of each pair, best in ascending order, which is several times as fast, ``(M,)``.
-        asked: Query of each pair, ``(M,)``.
-    """
-    step = max(1, _NUMBERS_AT_ONCE[vectors.device.type] // vectors.shape[1])
-
-    def score(first: int) -> Tensor:
-        last = min(first + _STEPS_AT_ONCE * step, len(rows))
-        parts = [slice(start, min(start + step, last)) for start in range(first, last, step)]
-        return torch.cat([_scores(vectors, queries, rows[part], asked[part]) for part in parts])
-
-    starts = range(0, len(rows), _STEPS_AT_ONCE * step)
-    if vectors.is_cuda or len(starts) < 2:
-        scores = [score(first) for first in starts]
-    else:
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            scores = list(threads.map(score, starts))
-    empty = torch.zeros(0, dtype=torch.float64, device=vectors.device)
-    return torch.cat([empty, *scores]).add_(0.0)  # both zeros are equal as scores
-
-
-def _scores(vectors: Tensor, queries: Tensor, rows: Tensor, asked: Tensor) -> Tensor:
-    products = vectors.index_select(0, rows).double()
-    return _sums(products.mul_(queries.index_select(0, asked)))
-
-
-def _sums(products: Tensor) -> Tensor:
-    if not products.is_cuda and products.shape[1] < _SPLIT_SUMS:
-        return products.sum(dim=1)
-    width = products.shape[1]
-    while width > 1:  # a GPU's own sum depends on how many rows there are
-        half = (width + 1) // 2
-        products[:, : width - half] += products[:, half:width]
-        width = half
-    return products[:, 0]
 
 
 @dataclass(frozen=True)

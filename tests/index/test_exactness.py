@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmretrieval.index import ExactIndex, FaissIndex
+from mmretrieval.index.shortlist import shortlist
 
 EXAMPLES = int(os.environ.get("MMRETRIEVAL_EXAMPLES", "400"))
 KINDS = ("random", "duplicates", "grid", "collapsed", "nearly collapsed", "sorted")
@@ -116,7 +117,39 @@ def test_groups_of_rows_hide_nothing(kind, precision, k):
     assert_exact(fill(ExactIndex("cpu", 1_499, 7, precision), case), case, [1])
 
 
+@pytest.mark.parametrize("more", [None, 0, 1, 16])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_lists_and_tables_of_scores_find_the_same(monkeypatch, kind, more, dtype):
+    if more is None:  # tables only
+        monkeypatch.setattr("mmretrieval.index.scored_tile.is_worthwhile", lambda values, k: False)
+    else:
+        monkeypatch.setattr("mmretrieval.index.shortlist._MORE", more)
+    for exponent in (0, 70):
+        case = make_case(2, kind, 900, 31, 20, 5, dtype, exponent)
+        assert_exact(fill(ExactIndex(pool_block=400), case), case)
+
+
+def test_a_list_says_for_which_queries_it_is_too_short():
+    rng = np.random.default_rng(0)
+    pool = rng.normal(size=(400, 8)).astype(np.float32)
+    pool[:100] = 3 * pool[0]  # more equal scores than are listed
+    queries = np.stack([pool[0], -pool[0], *rng.normal(size=(6, 8))]).astype(np.float32)
+    known, slack = torch.full((8, 3), -torch.inf, dtype=torch.float64), torch.full((8,), 1e-5).double()
+    found = shortlist(torch.from_numpy(pool), torch.from_numpy(queries), known, slack)
+    scores = queries.astype(np.float64) @ pool.T.astype(np.float64)
+    best = np.sort(scores, axis=1)[:, -3]
+    can_be = scores >= best[:, None]
+    assert 0 in found.undecided.tolist()
+    assert 1 not in found.undecided.tolist()
+    listed = set(zip(*(array.tolist() for array in reversed(found.candidates)), strict=True))
+    for query in set(range(8)) - set(found.undecided.tolist()):
+        assert {(query, row) for row in np.flatnonzero(can_be[query]).tolist()} <= listed
+    assert not {query for query, _ in listed} & set(found.undecided.tolist())
+
+
 def test_candidates_come_in_portions(monkeypatch):
+    monkeypatch.setattr("mmretrieval.index.scored_tile.is_worthwhile", lambda values, k: False)
     monkeypatch.setattr("mmretrieval.index.candidates._PORTION", 100)
     monkeypatch.setattr("mmretrieval.index.ranking._LEAST_WIDTH", 3)
     for kind in KINDS:
