@@ -7,8 +7,9 @@ All variants train one Qwen2-VL of random weights (LoRA and projector; no optimi
 candidates of mixed modalities, one after the other in each round; times are medians over rounds. The peer is
 sentence-transformers' CachedMultipleNegativesRankingLoss with mini-batches of as many rows as our chunks. All
 losses must agree. The first pass of each variant is not timed: memory, work and gradients are taken from it.
-Memory is what tensors take beyond weights and inputs; work counts what is computed again. What does not fit a
-GPU is shown as such.
+"Gradient diff." compares with the first variant, "error" with that one in float64, which shows how much of a
+difference is float32's own. Memory is what tensors take beyond weights and inputs; work counts what is
+computed again. What does not fit a GPU is shown as such.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Result:
         variant: Its name.
         loss: The loss.
         gradient_difference: Norm of the difference to the first variant's gradient, relative to its norm.
+        gradient_error: The same relative to the first variant's gradient in float64; only where float32 is
+            measured.
         peak_bytes: Memory at most, beyond weights and inputs.
         padding_efficiency: Share of the computed tokens that are no padding.
         tokens: Tokens that the language model computed.
@@ -65,6 +68,7 @@ class Result:
     variant: str
     loss: float | None = None
     gradient_difference: float | None = None
+    gradient_error: float | None = None
     peak_bytes: int | None = None
     padding_efficiency: float | None = None
     tokens: int | None = None
@@ -129,8 +133,9 @@ def excite(encoder: MLLMEncoder) -> None:
 
 
 def measure(encoder: MLLMEncoder, steps: dict[str, Step], repeats: int, flops: float) -> list[Result]:
+    exact = exact_gradients(encoder, next(iter(steps.values())))
     reference: Gradients = {}
-    results = {name: examine(encoder, name, step, reference) for name, step in steps.items()}
+    results = {name: examine(encoder, name, step, reference, exact) for name, step in steps.items()}
     fitting = [name for name, result in results.items() if result.loss is not None]
     seconds: dict[str, list[float]] = {name: [] for name in fitting}
     for _ in range(repeats):
@@ -144,7 +149,24 @@ def measure(encoder: MLLMEncoder, steps: dict[str, Step], repeats: int, flops: f
     return list(results.values())
 
 
-def examine(encoder: MLLMEncoder, name: str, step: Step, reference: Gradients) -> Result:
+def exact_gradients(encoder: MLLMEncoder, step: Step) -> Gradients:
+    """Gradients of a step in float64; none if weights are not of float32."""
+    if encoder.core.config.dtype != torch.float32:
+        return {}
+    encoder.double().core.config.dtype = torch.float64
+    encoder.zero_grad(set_to_none=True)
+    step()
+    found = gradients_of(encoder)
+    encoder.zero_grad(set_to_none=True)
+    encoder.float().core.config.dtype = torch.float32
+    return found
+
+
+def gradients_of(encoder: MLLMEncoder) -> Gradients:
+    return {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+
+
+def examine(encoder: MLLMEncoder, name: str, step: Step, reference: Gradients, exact: Gradients) -> Result:
     """Run a step once, not timed; the first one's gradients become the reference."""
     losses: list[Tensor] = []
     encoder.zero_grad(set_to_none=True)
@@ -153,13 +175,14 @@ def examine(encoder: MLLMEncoder, name: str, step: Step, reference: Gradients) -
             peak = peak_memory(lambda: losses.append(step()), encoder.core.device)
         except torch.OutOfMemoryError:
             return Result(name)
-    found = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+    found = gradients_of(encoder)
     if not reference:
         reference.update({name: gradient.clone() for name, gradient in found.items()})
     difference = gradient_difference(found, reference)
+    error = gradient_difference(found, exact) if exact else None
     efficiency = work.real_tokens / work.tokens
     counts = (work.tokens, work.tower_calls, work.pictures)
-    return Result(name, float(losses[0]), difference, peak, efficiency, *counts)
+    return Result(name, float(losses[0]), difference, error, peak, efficiency, *counts)
 
 
 def gradient_difference(found: Gradients, expected: Gradients) -> float:
@@ -212,8 +235,8 @@ def facts(arguments: argparse.Namespace, encoder: MLLMEncoder) -> dict[str, Any]
 
 def show(results: list[Result]) -> None:
     seconds = {result.variant: result.seconds for result in results}
-    heads = ("variant", "seconds", "of plain", "of sorted", "loss", "gradient diff.", "peak MiB")
-    more = ("real tokens", "tokens computed", "tower calls", "pictures", "MFU")
+    heads = ("variant", "seconds", "of plain", "of sorted", "loss", "gradient diff.", "error")
+    more = ("peak MiB", "real tokens", "tokens computed", "tower calls", "pictures", "MFU")
     table = Table(*heads, *more, title=f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     for result in results:
         ratios = [ratio(result.seconds, seconds[name]) for name in (PLAIN, SORTED)]
@@ -233,6 +256,7 @@ def figures(result: Result, ratios: list[str]) -> list[str]:
         *ratios,
         f"{result.loss:.7f}",
         f"{result.gradient_difference:.1e}",
+        "-" if result.gradient_error is None else f"{result.gradient_error:.1e}",
         f"{(result.peak_bytes or 0) / 2**20:,.1f}",
         f"{result.padding_efficiency:.1%}",
         f"{result.tokens:,}",
