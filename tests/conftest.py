@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from mmretrieval.encoder.small_mllm import SmallMLLM
 
 settings.register_profile("default", deadline=None)  # a busy machine is no failure
 settings.load_profile("default")
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each of the processes that share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 TINY = SmallMLLM(
     vocabulary=300, image_side=32, patch_side=16, vision_width=32, vision_layers=1, width=64, layers=2
