@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
 from data_modules.atomic import staged_directory
 from data_modules.corpus import (
     FORMAT,

@@ -61,8 +61,8 @@ class ComposedOptions:
 def convert_composed(reader: ComposedReader, out: Path, options: ComposedOptions) -> ConversionSummary:
     """Write a benchmark in the M-BEIR layout, as task 7 (image and text → image).
 
-    Each part has a local pool per split, ``local_<name>_task7_<split>``; the global pool of a split has every image
-    once. An image has one id, whatever parts and splits it is in, that of the part in which it came first.
+    Each part has a local pool per split, ``local_<name>_task7_<split>``; the global pool of a split has every
+    image once. An image has one id, whatever parts and splits it is in, of the part in which it came first.
 
     Args:
         reader: Reads the release.
@@ -117,8 +117,8 @@ class _ComposedConversion:
         if missing and not self.options.allow_missing_images:
             raise DataError(
                 f"{part.images[missing[0]]}: image {missing[0]!r} of {part.listing} is not there, and "
-                f"{len(missing) - 1} more of {len(part.images)}; add them, or allow missing images, which are "
-                "then left out and counted"
+                f"{len(missing) - 1} more of {len(part.images)}; add them, or allow missing images, which "
+                "are then left out and counted"
             )
         self.missing.update(missing)
         if missing:
@@ -145,8 +145,8 @@ class _ComposedConversion:
         if not query.text:
             if not self.options.allow_empty_texts:
                 raise DataError(
-                    f"{query.source}: query {query.name!r} has no text; allow empty texts, which are then left "
-                    "out and counted"
+                    f"{query.source}: query {query.name!r} has no text; allow empty texts, which are "
+                    "then left out and counted"
                 )
             left_out[EMPTY_TEXTS] += 1
             return None

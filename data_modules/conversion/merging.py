@@ -45,7 +45,7 @@ def merge(
 ) -> MergeSummary:
     """Join folders in the M-BEIR layout; ``out`` appears only when all of it is written.
 
-    Ids, names, files and images keep their names, so the data sets need different numbers and names. Global pools
+    Ids, files and images keep their names, so the data sets need different numbers and names. Global pools
     are united. Every row is checked on the way, as by :class:`MBEIRReader`.
 
     Args:
@@ -132,8 +132,8 @@ class _Merge:
                     self.writer.place_image(path, file, copy=copy)
                 except DataError:
                     raise DataError(
-                        f"{file}: another of the folders has an image {path!r}; rename its folder of images in "
-                        "one of them"
+                        f"{file}: another of the folders has an image {path!r}; rename its folder of images "
+                        "in one of them"
                     ) from None
                 self.summary.images += 1
 

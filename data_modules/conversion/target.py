@@ -26,9 +26,10 @@ class ConversionSummary:
         out: The folder.
         queries: Split → task → number of queries.
         candidates: Pool → number of candidates.
-        images: Number of image files, and how many of them are hard links.
+        images: Number of image files.
         linked: How many images are hard links.
         left_out: What was left out → how often; empty if all was converted.
+        notes: What else whoever evaluates should know → how often.
     """
 
     out: Path
@@ -37,6 +38,7 @@ class ConversionSummary:
     images: int
     linked: int
     left_out: Counter[str]
+    notes: Counter[str]
 
 
 @dataclass
@@ -53,6 +55,7 @@ class ConversionTarget:
     queries: dict[str, Counter[str]] = field(default_factory=dict)
     candidates: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
     images: int = 0
     linked: int = 0
 
@@ -95,7 +98,9 @@ class ConversionTarget:
         if not self.queries:
             counts = "; ".join(f"{number} {what}" for what, number in self.left_out.items())
             raise DataError(f"{out}: no query is left to write ({counts}); complete the source folder")
-        return ConversionSummary(out, self.queries, self.candidates, self.images, self.linked, self.left_out)
+        return ConversionSummary(
+            out, self.queries, self.candidates, self.images, self.linked, +self.left_out, +self.notes
+        )
 
 
 @contextmanager

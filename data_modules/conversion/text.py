@@ -27,6 +27,7 @@ EMPTY_DOCUMENTS = "documents without title and text"
 EMPTY_QUERIES = "queries without text"
 UNKNOWN = "judgements of queries or documents that are not there, or were left out"
 UNANSWERED = "queries of a split without a relevant document"
+OWN_DOCUMENTS = "queries with the id of a document, which BEIR's evaluation leaves out of their rankings"
 
 
 def convert_beir(
@@ -44,16 +45,16 @@ def convert_beir(
 ) -> ConversionSummary:
     """Write a text data set in the M-BEIR layout, as task 1 (text → text).
 
-    The corpus becomes the local pool and the global pool of each split. Grades above 0 are positives, the best
-    first, and keep their value in the qrels; documents judged not relevant stand in the qrels with 0 and become
-    negatives. All ids are kept in memory: about 1 GB for nine million documents.
+    The corpus becomes the local pool and the global pool of each split. Grades above 0 are positives, the
+    best first, and keep their value in the qrels; documents judged not relevant stand there with 0 and become
+    the query's negatives. All ids are kept in memory: about 1 GB for nine million documents.
 
     Args:
         source: Folder in the BEIR layout.
         out: The folder to create.
         name: Lower-case name of the data set.
         dataset_id: Its number, from 0; M-BEIR's own use 0 to 9.
-        splits: Which qrels files to convert, as ``test`` or ``dev``; all if ``None``. ``dev`` becomes ``val``.
+        splits: Which qrels files to convert, as ``test``; all if ``None``. ``dev`` becomes ``val``.
         into: The split to write instead, if one is converted.
         prompts: Instructions.
         allow_empty: Leave out texts that are empty, and count them.
@@ -132,6 +133,7 @@ class _TextConversion:
     def read_queries(self) -> None:
         """Give ids to all queries, whatever their split."""
         for row in self.bar.track(self.reader.queries(), description="queries"):
+            self.target.notes[OWN_DOCUMENTS] += self.target.id_of("candidate", row.id) is not None
             if not self._is_empty(row, "query", EMPTY_QUERIES):
                 self.target.new_id("query", self.dataset_id, row.id)
                 self.texts[row.id] = row.text
@@ -172,11 +174,10 @@ class _TextConversion:
             known = judgement.query in self.texts or judgement.query in self.empty["query"]
             known &= document is not None or judgement.document in self.empty["candidate"]
             if not self.allow_dangling and not known:
-                what = (
-                    f"document {judgement.document!r}" if document is None else f"query {judgement.query!r}"
-                )
+                what = f"document {judgement.document!r:.80}"
+                what = what if document is None else f"query {judgement.query!r:.80}"
                 raise DataError(
-                    f"{judgement.source}: judges {what:.80}, which is not there; add it, remove the line, or "
+                    f"{judgement.source}: judges {what}, which is not there; add it, remove the line, or "
                     "allow dangling judgements, which are then left out and counted"
                 )
             self.target.left_out[UNKNOWN] += 1
@@ -188,8 +189,8 @@ class _TextConversion:
             return False
         if not self.allow_empty:
             raise DataError(
-                f"{row.source}: has no text; add one, remove the row, or allow empty texts, which are then left "
-                "out and counted"
+                f"{row.source}: has no text; add one, remove the row, or allow empty texts, which are then "
+                "left out and counted"
             )
         self.empty[kind].add(row.id)
         self.target.left_out[what] += 1

@@ -6,8 +6,8 @@
     queries.jsonl        _id, text; of all splits
     qrels/{split}.tsv    header query-id, corpus-id, score; tabs
 
-Ids are any texts without tabs. A score of 0 (or less, which some data sets use for spam) says that the document was
-judged and is not relevant; larger ones are grades of relevance.
+Ids are any texts without tabs. A score of 0 (or less, which some data sets use for spam) says that the
+document was judged and is not relevant; larger ones are grades of relevance.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class CIRCOReader:
         images: The folder of the JPEG files; ``COCO2017_unlabeled/unlabeled2017`` by default.
     """
 
-    parts = ("",)
+    parts: tuple[str, ...] = ("",)
 
     def __init__(self, root: Path, images: Path | None = None) -> None:
         self.root = root

@@ -2,12 +2,12 @@
 
 ::
 
-    captions/cap.rc2.{train,val,test1}.json          pairid, reference, target_hard, target_soft, caption, img_set
-    image_splits/split.rc2.{train,val,test1}.json    name → path, as "./dev/dev-244-0-img0.png"
+    captions/cap.rc2.{train,val,test1}.json        pairid, reference, target_hard, caption, img_set, …
+    image_splits/split.rc2.{train,val,test1}.json  name → path, as "./dev/dev-244-0-img0.png"
     img_raw/{train,dev,test1}/…
 
-The pool is the split's images, the query's own among them: the benchmark's evaluation leaves that one out, which
-``exclude_own_image`` of our evaluation does. The target is ``target_hard`` alone, as in the benchmark's server.
+The pool is the split's images, the query's own among them: the benchmark's evaluation leaves that one out of
+each ranking, and so must whoever evaluates on this. The target is ``target_hard`` alone, as on its server.
 Its Recall_subset@k ranks the other five images of ``img_set`` only; they become the query's group.
 """
 
@@ -29,11 +29,11 @@ class CIRRReader:
 
     Args:
         root: The folder with ``captions/`` and ``image_splits/``, or the one above, which calls it ``cirr``.
-        images: The folder of ``train/`` and ``dev/``; by default ``img_raw`` beside the captions, or the folder
-            of the captions or the one above if they hold the images.
+        images: The folder of ``train/`` and ``dev/``; by default ``img_raw`` beside ``captions/``, or that
+            folder or the one above if they hold the images.
     """
 
-    parts = ("",)
+    parts: tuple[str, ...] = ("",)
 
     def __init__(self, root: Path, images: Path | None = None) -> None:
         self.root = root / "cirr" if (root / "cirr/captions").is_dir() else root
@@ -56,7 +56,7 @@ class CIRRReader:
         paths = json_value(listing)
         if not isinstance(paths, dict) or not paths:
             raise DataError(f"{listing}: maps no names to paths; restore the released file")
-        for name, path in paths.items():
+        for name in paths:
             checked_name(listing, "image name", name)
             check_image_path(listing, name, checked_field(listing, paths, name, str))
         first = Path(next(iter(paths.values())))

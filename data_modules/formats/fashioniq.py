@@ -7,9 +7,9 @@
     images/B005X4PL1G.png                                         or .jpg
 
 Each category has a pool of its own, the images of its split; some images are in the pools of two. The two
-captions are joined as in most of the literature (CLIP4Cir, SEARLE): blanks and ``.?,`` around each dropped, then
-``<first> and <second>``; where one is empty the other stands alone. The query's own image stays in the pool, as in
-the usual evaluation.
+captions are joined as in most of the literature (CLIP4Cir, SEARLE): blanks and ``.?,`` around each dropped,
+then ``<first> and <second>``; where one is empty the other stands alone. The query's own image stays in the
+pool, as in the usual evaluation.
 """
 
 from __future__ import annotations

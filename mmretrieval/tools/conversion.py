@@ -93,15 +93,15 @@ def circo(
         progress: Whether to show a progress bar.
     """
     options = ComposedOptions(
-        name,
-        dataset_id,
-        prompts.read_prompts(prompt_file, prompts.CIRCO),
-        split.split(","),
-        into,
-        images == "copy",
-        allow_missing_images,
-        allow_empty_texts,
-        progress,
+        name=name,
+        dataset_id=dataset_id,
+        prompts=prompts.read_prompts(prompt_file, prompts.CIRCO),
+        splits=split.split(","),
+        into=into,
+        copy_images=images == "copy",
+        allow_missing_images=allow_missing_images,
+        allow_empty_texts=allow_empty_texts,
+        progress=progress,
     )
     _convert(CIRCOReader(source, image_folder), out, options)
 
@@ -137,15 +137,15 @@ def cirr(
         progress: Whether to show a progress bar.
     """
     options = ComposedOptions(
-        name,
-        dataset_id,
-        prompts.read_prompts(prompt_file, prompts.CIRR),
-        split.split(","),
-        into,
-        images == "copy",
-        allow_missing_images,
-        allow_empty_texts,
-        progress,
+        name=name,
+        dataset_id=dataset_id,
+        prompts=prompts.read_prompts(prompt_file, prompts.CIRR),
+        splits=split.split(","),
+        into=into,
+        copy_images=images == "copy",
+        allow_missing_images=allow_missing_images,
+        allow_empty_texts=allow_empty_texts,
+        progress=progress,
     )
     _convert(CIRRReader(source, image_folder), out, options)
 
@@ -183,15 +183,15 @@ def fashioniq(
         progress: Whether to show a progress bar.
     """
     options = ComposedOptions(
-        name,
-        dataset_id,
-        prompts.read_prompts(prompt_file, prompts.FASHIONIQ),
-        split.split(","),
-        into,
-        images == "copy",
-        allow_missing_images,
-        allow_empty_texts,
-        progress,
+        name=name,
+        dataset_id=dataset_id,
+        prompts=prompts.read_prompts(prompt_file, prompts.FASHIONIQ),
+        splits=split.split(","),
+        into=into,
+        copy_images=images == "copy",
+        allow_missing_images=allow_missing_images,
+        allow_empty_texts=allow_empty_texts,
+        progress=progress,
     )
     _convert(FashionIQReader(source, image_folder, categories.split(",")), out, options)
 
@@ -240,4 +240,6 @@ def _print(summary: ConversionSummary) -> None:
     table.add_row("images", f"{summary.images}, of which {summary.linked} hard links")
     for what, number in summary.left_out.items():
         table.add_row(f"left out: {what}", str(number), style="yellow")
+    for what, number in summary.notes.items():
+        table.add_row(f"note: {what}", str(number))
     Console().print(table)
