@@ -161,7 +161,8 @@ def test_a_query_without_any_target_on_disk_is_counted(tmp_path, releases):
     options = releases.options("c", allow_missing_images=True)
     summary = convert_composed(CIRRReader(tmp_path / "data"), tmp_path / "out", options)
     assert summary.left_out == {
-        composed.MISSING_IMAGES: 1, composed.LOST_REFERENCES: 1, composed.LOST_TARGETS: 1, composed.UNANSWERED: 1
+        composed.MISSING_IMAGES: 1, composed.LOST_REFERENCES: 1,
+        composed.LOST_TARGETS: 1, composed.UNANSWERED: 1,
     }  # fmt: skip
     assert list(releases.packed(tmp_path / "out").queries("val")) == ["12062"]
     shutil.rmtree(tmp_path / "data/cirr/img_raw")

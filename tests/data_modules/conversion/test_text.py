@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -174,8 +175,11 @@ def test_wordnet_is_converted_completely_and_embeds_without_a_single_image(tmp_p
     summary = convert(WORDNET, tmp_path / "out")
     assert summary.left_out == {}
     packed = releases.packed(tmp_path / "out")
-    documents = [json.loads(line) for line in (WORDNET / "corpus.jsonl").open(encoding="utf-8")]
-    asked = {row["_id"]: row for row in map(json.loads, (WORDNET / "queries.jsonl").open(encoding="utf-8"))}
+    documents, questions = (
+        [json.loads(line) for line in (WORDNET / name).read_text("utf-8").split("\n") if line]
+        for name in ("corpus.jsonl", "queries.jsonl")
+    )
+    asked = {row["_id"]: row for row in questions}
     for split in ("train", "test"):
         rows = [line.split("\t") for line in (WORDNET / f"qrels/{split}.tsv").read_text().splitlines()[1:]]
         found = packed.queries(split)
@@ -187,10 +191,11 @@ def test_wordnet_is_converted_completely_and_embeds_without_a_single_image(tmp_p
     data.prepare_data()
     data.setup("test")
     table = data.query_table("test", fakes.FakeProcessor())
-    batches = list(table.loader(range(len(table.ids))))
+    batches = list(table.loader(np.arange(len(table.ids))))
     first = fakes.texts_of(batches[0].inputs)
     assert sum(len(batch.inputs.input_ids) for batch in batches) == 500
     wanted = {f"{TEXT_SEARCH[0]}|{query.record.text}" for query in packed.queries("test").values()}
     assert {*first} <= wanted
     candidates = data.candidate_table(fakes.FakeProcessor())
-    assert sum(len(batch.inputs.input_ids) for batch in candidates.loader(range(len(candidates.ids)))) == 2500
+    batches = list(candidates.loader(np.arange(len(candidates.ids))))
+    assert sum(len(batch.inputs.input_ids) for batch in batches) == 2500

@@ -21,7 +21,7 @@ values = st.recursive(
 rows = st.lists(st.dictionaries(st.text("xyz", min_size=1), values, max_size=3), min_size=1, max_size=6)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=rows, indent=st.sampled_from([None, 0, 4]), ascii_=st.booleans())
 def test_entries_are_those_of_the_json_and_each_stands_on_its_line(tmp_path, rows, indent, ascii_):
     path = tmp_path / "a.json"
