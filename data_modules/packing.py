@@ -29,7 +29,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_modules.atomic import staged_directory
 from data_modules.corpus import (
@@ -43,6 +42,7 @@ from data_modules.corpus import (
 )
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import CandidateRecord, DataError, QueryRecord, Source, dataset_id, id_key
+from data_modules.progress import progress_bar
 from data_modules.shards import ShardIndex, ShardWriter, file_digest, index_path
 from mmretrieval.content import MODALITIES, Modality
 
@@ -90,7 +90,7 @@ def pack(root: Path, out: Path, *, max_shard_bytes: int = 512 * 2**20, progress:
         raise DataError(f"max_shard_bytes is {max_shard_bytes}; give a positive number of bytes")
     reader = MBEIRReader(root)
     with staged_directory(out) as stage, ExitStack() as stack:
-        bar = stack.enter_context(_progress_bar(disable=not progress))
+        bar = stack.enter_context(progress_bar(disable=not progress))
         job = bar.add_task("packing", total=_line_count(reader) if progress else None)
         packer = _Packer(reader, stage, max_shard_bytes, lambda rows: bar.advance(job, rows))
         manifest = packer.run()
@@ -389,8 +389,3 @@ def _line_count(reader: MBEIRReader) -> int:
             while chunk := stream.read(2**20):
                 total += chunk.count(b"\n")
     return total
-
-
-def _progress_bar(*, disable: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, disable=disable)

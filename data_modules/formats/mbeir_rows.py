@@ -182,7 +182,7 @@ def parse_id(source: object, row: Row, name: str) -> str:
     Raises:
         DataError: If it is missing or malformed.
     """
-    return _checked_id(source, name, _field(source, row, name, str))
+    return _checked_id(source, name, checked_field(source, row, name, str))
 
 
 def parse_integer(source: object, row: Row, name: str) -> int:
@@ -191,7 +191,7 @@ def parse_integer(source: object, row: Row, name: str) -> int:
     Raises:
         DataError: If it is missing, of another type, or negative.
     """
-    value: int = _field(source, row, name, int)
+    value: int = checked_field(source, row, name, int)
     if isinstance(value, bool) or value < 0:
         raise DataError(f"{source}: {name} is {value!r}; write a number from 0")
     return value
@@ -237,7 +237,12 @@ def candidate_row(record: CandidateRecord) -> Row:
     }
 
 
-def _field(source: object, row: Row, name: str, *kinds: type) -> Any:  # noqa: ANN401  # JSON
+def checked_field(source: object, row: Row, name: str, *kinds: type) -> Any:  # noqa: ANN401  # JSON
+    """Return a field of a row.
+
+    Raises:
+        DataError: If it is missing or of none of the types.
+    """
     if name not in row:
         raise DataError(f"{source}: field {name!r} is missing; add it")
     value = row[name]
@@ -258,7 +263,7 @@ def _checked_id(source: object, name: str, value: str) -> str:
 
 
 def _ids(source: object, row: Row, name: str) -> tuple[str, ...]:
-    values = _field(source, row, name, list)
+    values = checked_field(source, row, name, list)
     for value in values:
         if not isinstance(value, str):
             raise DataError(f"{source}: field {name!r} holds {value!r:.80}; write a list of ids")
@@ -267,7 +272,7 @@ def _ids(source: object, row: Row, name: str) -> tuple[str, ...]:
 
 
 def _modality(source: object, row: Row, name: str) -> Modality:
-    value = _field(source, row, name, str)
+    value = checked_field(source, row, name, str)
     try:
         return Modality(value)
     except ValueError:
@@ -278,8 +283,8 @@ def _modality(source: object, row: Row, name: str) -> Modality:
 def _content(
     source: object, row: Row, text_name: str, image_name: str, modality_name: str
 ) -> tuple[str | None, str | None, Modality]:
-    text = _field(source, row, text_name, str, type(None)) or None
-    image = _field(source, row, image_name, str, type(None)) or None
+    text = checked_field(source, row, text_name, str, type(None)) or None
+    image = checked_field(source, row, image_name, str, type(None)) or None
     modality = _modality(source, row, modality_name)
     for name, value, kinds in (
         (text_name, text, (Modality.TEXT, Modality.IMAGE_TEXT)),
@@ -291,13 +296,18 @@ def _content(
                 f"{source}: {modality_name} is {modality.value!r} but {name} {found}; correct one of them"
             )
         if value is not None and not value.isascii():
-            _check_unicode(source, name, value)
+            check_unicode(source, name, value)
     if image is not None:
         check_image_path(source, image_name, image)
     return text, image, modality
 
 
-def _check_unicode(source: object, name: str, value: str) -> None:
+def check_unicode(source: object, name: str, value: str) -> None:
+    """Refuse lone surrogates, which JSON can hold and files of text cannot.
+
+    Raises:
+        DataError: If ``value`` has one.
+    """
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from data_modules.formats.mbeir import MBEIRWriter
 from data_modules.formats.records import DataError
+from data_modules.progress import progress_bar
 from data_modules.synthetic import scene_data
 from data_modules.synthetic.entities import Fact, facts_of_splits
 from data_modules.synthetic.entity_data import encyclopedia
@@ -72,7 +71,7 @@ def write_benchmark(out: Path, *, seed: int = 0, size: int = DEFAULT_SIZE, progr
     """
     todo = plans(size)
     registry, numbers, facts = SceneRegistry(), Counter[str](), facts_of_splits(seed)
-    with MBEIRWriter(out) as writer, _progress_bar(disable=not progress) as bar:
+    with MBEIRWriter(out) as writer, progress_bar(disable=not progress) as bar:
         writer.write_instructions(task.instructions for task in TASKS)
         job = bar.add_task("drawing scenes", total=sum(plan.queries for plan in todo) * len(TASKS))
         done = 0
@@ -106,8 +105,3 @@ def _write_split(
 def _even(number: float, *, least: int, most: int) -> int:
     """Round to an even number: questions come in twos."""
     return min(most, max(least, 2 * round(number / 2)))
-
-
-def _progress_bar(*, disable: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, disable=disable)

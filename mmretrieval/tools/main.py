@@ -9,15 +9,23 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from mmretrieval.errors import UserError
-from mmretrieval.tools import data, mining
+from mmretrieval.tools import conversion, data, mining
 
 COMMANDS: dict[str, Any] = {
     "data": {
-        "_help": "Make, pack, check and count data sets.",
+        "_help": "Make, convert, pack, check and count data sets.",
         "pack": data.pack,
         "verify": data.verify,
         "stats": data.stats,
         "synthetic": data.synthetic,
+        "convert": {
+            "_help": "Bring data sets of other public layouts into that of M-BEIR.",
+            "beir": conversion.beir,
+            "circo": conversion.circo,
+            "cirr": conversion.cirr,
+            "fashioniq": conversion.fashioniq,
+        },
+        "merge": conversion.merge,
     },
     "mine": mining.mine,
 }
