@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from mmretrieval.errors import UserError
-from mmretrieval.tools import data, mining
+from mmretrieval.tools import data, doctor, mining
 
 COMMANDS: dict[str, Any] = {
     "data": {
@@ -17,6 +17,7 @@ COMMANDS: dict[str, Any] = {
         "pack": data.pack,
         "verify": data.verify,
         "stats": data.stats,
+        "doctor": doctor.doctor,
         "synthetic": data.synthetic,
     },
     "mine": mining.mine,
