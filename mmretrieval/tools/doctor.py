@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from data_modules.atomic import staged_file
 from data_modules.doctor import Assumed, Estimate, Examination, Severity, examine
 from mmretrieval.errors import UserError
 
+_WIDTH = 200  # columns where the output is no terminal, so that most places stay whole
 _STYLES = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
 
@@ -52,7 +54,7 @@ def doctor(
         assumed=Assumed(contents_per_second, dimension),
         progress=progress,
     )
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     if found.findings.all:
         console.print(_table(found))
     for line in _cost(found.estimate):

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from mmretrieval.errors import UserError
-from mmretrieval.tools import data, doctor, mining
+from mmretrieval.tools import compare, data, doctor, mining
 
 COMMANDS: dict[str, Any] = {
     "data": {
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Any] = {
         "synthetic": data.synthetic,
     },
     "mine": mining.mine,
+    "compare": compare.compare,
 }
 """Sub-commands: names to functions, whose annotations and docstrings make the arguments and their help."""
 
