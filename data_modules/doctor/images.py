@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import time
 from array import array
@@ -22,6 +23,7 @@ ImageMode = Literal["decode", "exists"]
 MAX_IMAGE_BYTES = 256 * 2**20
 """Larger files are not read."""
 _BATCH = 1024
+_ADDRESS = re.compile(r" ?<[^<>]* at 0x[0-9a-f]+>")  # of the buffer, in Pillow's messages
 
 
 class ImageRate(NamedTuple):
@@ -149,7 +151,7 @@ class ImageChecker:
             decode_image(data)
         except DataError as error:
             check = checks.OVERSIZED_IMAGE if "more than" in str(error) else checks.DAMAGED_IMAGE
-            return _Seen(digest, len(data), (check, str(error)))
+            return _Seen(digest, len(data), (check, _ADDRESS.sub("", str(error))))
         except Exception as error:  # PIL raises errors of many kinds on damaged images
             return _Seen(digest, len(data), (checks.DAMAGED_IMAGE, f"{type(error).__name__}: {error}"))
         return _Seen(digest, len(data), None)

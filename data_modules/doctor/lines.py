@@ -70,11 +70,10 @@ class LineReader:
                 number += 1
                 pending += len(line)
                 yield number, line
-                while len(line) > MAX_LINE and not line.endswith(b"\n"):
-                    line = stream.readline(MAX_LINE)
-                    pending += len(line)
-                    if len(line) < MAX_LINE:
-                        break
+                rest = line if len(line) > MAX_LINE else b""
+                while rest and not rest.endswith(b"\n"):
+                    rest = stream.readline(MAX_LINE)
+                    pending += len(rest)
                 if pending >= _REPORT_BYTES:
                     self._advance(pending)
                     pending = 0
