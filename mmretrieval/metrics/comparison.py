@@ -102,11 +102,10 @@ def compare_average(a: Mapping[str, Floats], b: Mapping[str, Floats], how: Resam
         drawn += bootstrap_means(differences, how.resamples, rng)
     observed = sum(float(differences.mean()) for differences in tasks.values())
     p_value = (float(np.sum(np.abs(flipped) >= abs(observed) - 1e-12)) + 1) / (how.resamples + 1)
-    means = (float(np.mean([values[task].mean() for task in tasks])) for values in (a, b))
+    mean_a, mean_b = (float(np.mean([values[task].mean() for task in tasks])) for values in (a, b))
     queries = sum(differences.size for differences in tasks.values())
-    return TaskComparison(
-        queries, *means, percentile_interval(drawn / len(tasks), how.level), p_value, p_value
-    )
+    interval = percentile_interval(drawn / len(tasks), how.level)
+    return TaskComparison(queries, mean_a, mean_b, interval, p_value, p_value)
 
 
 def _differences(task: str, a: Floats, b: Floats) -> Floats:

@@ -154,8 +154,8 @@ def _averages(measured: _Measured, how: Resampling) -> dict[str, TaskComparison]
     for pool in _POOLS:
         tasks = [task for task in measured.a if task.startswith(f"{pool}_")]
         if len(tasks) > 1:
-            parts = ({task: run[task] for task in tasks} for run in (measured.a, measured.b))
-            averages[f"{pool} average"] = compare_average(*parts, how)
+            a, b = ({task: run[task] for task in tasks} for run in (measured.a, measured.b))
+            averages[f"{pool} average"] = compare_average(a, b, how)
     return averages
 
 

@@ -90,7 +90,8 @@ def test_a_run_with_itself_is_no_different(tmp_path, runs):
 
 def test_a_table_and_a_plot_are_made(tmp_path, runs, capsys):
     compare(tmp_path, "--out", str(tmp_path / "out"))
-    assert all(task in capsys.readouterr().out for task in TASKS)
+    printed = capsys.readouterr().out
+    assert all(task in printed for task in TASKS)
     with Image.open(tmp_path / "out/comparison.png") as image:
         assert image.width > 500
     assert json.loads((tmp_path / "out/comparison.json").read_text())["metric"] == "hit@5"

@@ -107,8 +107,8 @@ def spoil(root):
     tsv = root / "instructions/query_instructions.tsv"
     tsv.write_text("\n".join(line for line in lines_of(tsv) if not line.startswith("image")) + "\n", "utf-8")
     once = (
-        "missing-image", "damaged-image", "malformed-line", "duplicate-content", "duplicate-id", "image-outside",
-        "not-in-global", "unknown-positive", "no-positive", "wrong-type", "leak",
+        "missing-image", "damaged-image", "malformed-line", "duplicate-content", "duplicate-id",
+        "image-outside", "not-in-global", "unknown-positive", "no-positive", "wrong-type", "leak",
     )  # fmt: skip
     # The query of another task does not fit its file, its modality and its answer, and qrels judge it.
     return dict.fromkeys(once, 1) | {"wrong-modality": 2, "wrong-task": 3, "dangling-query": 2}
