@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from mmretrieval.errors import UserError
-from mmretrieval.tools import conversion, data, mining
+from mmretrieval.tools import compare, conversion, data, doctor, mining
 
 COMMANDS: dict[str, Any] = {
     "data": {
@@ -17,6 +17,7 @@ COMMANDS: dict[str, Any] = {
         "pack": data.pack,
         "verify": data.verify,
         "stats": data.stats,
+        "doctor": doctor.doctor,
         "synthetic": data.synthetic,
         "convert": {
             "_help": "Bring data sets of other public layouts into that of M-BEIR.",
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Any] = {
         "merge": conversion.merge,
     },
     "mine": mining.mine,
+    "compare": compare.compare,
 }
 """Sub-commands: names to functions, whose annotations and docstrings make the arguments and their help."""
 
