@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from mmretrieval.errors import UserError
-from mmretrieval.tools import data, mining
+from mmretrieval.tools import data, mining, mteb_tasks
 
 COMMANDS: dict[str, Any] = {
     "data": {
@@ -20,6 +20,7 @@ COMMANDS: dict[str, Any] = {
         "synthetic": data.synthetic,
     },
     "mine": mining.mine,
+    "mteb": mteb_tasks.mteb,
 }
 """Sub-commands: names to functions, whose annotations and docstrings make the arguments and their help."""
 

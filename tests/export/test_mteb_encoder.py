@@ -50,7 +50,9 @@ def own_ndcg(retriever, task, instruction):
     ranks = np.argsort(-(embedded @ pool.T), axis=1, kind="stable")
     ids = np.array(data["corpus"]["id"])
     qrels = [data["relevant_docs"][query] for query in data["queries"]["id"]]
-    relevant = torch.tensor([[ids[row] in wanted for row in ranked] for ranked, wanted in zip(ranks, qrels, strict=True)])
+    relevant = torch.tensor(
+        [[ids[row] in wanted for row in ranked] for ranked, wanted in zip(ranks, qrels, strict=True)]
+    )
     return ndcg_at_k(relevant, torch.tensor([len(wanted) for wanted in qrels]), 10).double().mean().item()
 
 
