@@ -21,7 +21,8 @@ class TaskScore(NamedTuple):
         kind: Its type, as ``Retrieval``.
         measure: What its main score is, as ``ndcg_at_10``.
         score: The score, the mean over splits and subsets.
-        seen: Whether the retriever was trained on data that the task is made of; ``None``: not known.
+        seen: Whether the retriever was trained on data that the task is made of, as far as names tell;
+            ``None``: not known.
         result: mteb's file with all measures.
     """
 

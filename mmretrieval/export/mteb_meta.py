@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,12 +78,22 @@ def declared(data_sets: Iterable[str]) -> set[str]:
     A data set of M-BEIR or BEIR has the name of its tasks there, but for case, punctuation and direction:
     ``mscoco`` is that of ``MSCOCOT2IRetrieval`` and ``MSCOCOI2TRetrieval``.
     """
+    names = set(data_sets)
+    known = _tasks_by_data_set()
+    return names.union(*(known.get(_plain(name), ()) for name in names))
+
+
+@cache
+def _tasks_by_data_set() -> dict[str, set[str]]:
+    """Names of mteb's tasks, by what :func:`_plain` leaves of them, with and without the direction."""
     import mteb
 
-    names = set(data_sets)
-    known = {_plain(name) for name in names}
-    tasks = (task.metadata.name for task in mteb.get_tasks(exclude_superseded=False))
-    return names | {task for task in tasks if known & {_plain(task), _DIRECTION.sub("", _plain(task))}}
+    found: dict[str, set[str]] = {}
+    for task in mteb.get_tasks(exclude_superseded=False):  # makes all of them, which takes seconds
+        name = task.metadata.name
+        for plain in {_plain(name), _DIRECTION.sub("", _plain(name))}:
+            found.setdefault(plain, set()).add(name)
+    return found
 
 
 def _plain(name: str) -> str:

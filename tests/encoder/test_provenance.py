@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmretrieval.encoder.provenance import FILE, Provenance, read_provenance, write_provenance
@@ -10,6 +10,7 @@ from mmretrieval.errors import UserError
 SHARES = st.dictionaries(st.text(), st.floats(min_value=0, max_value=1, exclude_min=True))
 
 
+@settings(max_examples=30)
 @given(SHARES, st.integers(min_value=0))
 def test_what_is_written_is_read(tmp_path_factory, shares, steps):
     folder = tmp_path_factory.mktemp("saved")

@@ -18,7 +18,7 @@ def run(tiny_mllm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "stage1"
     (folder / "adapter").mkdir(parents=True)
     perturb(make(tiny_mllm)).save_pretrained(folder / "adapter")
-    write_provenance(folder / "adapter", Provenance({"localtext_task1": 1.0}, steps=3))
+    write_provenance(folder / "adapter", Provenance({"LocalText_task1": 1.0}, steps=3))
     return folder
 
 
@@ -49,7 +49,7 @@ def test_the_command_writes_mtebs_results_and_a_table(run, local, tmp_path, caps
     saved = json.loads(
         (tmp_path / f"results/mmretrieval__stage1/{meta.revision}/model_meta.json").read_text()
     )
-    assert saved["training_datasets"] == ["localtext"]
+    assert saved["training_datasets"] == ["LocalText"]
 
 
 def test_instructions_from_a_file_are_used(run, local, tmp_path):
