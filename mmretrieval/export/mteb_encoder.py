@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from mmretrieval.content import Content, Query
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
@@ -137,4 +137,5 @@ class MTEBEncoder:
 
 
 def _unit(embeddings: ArrayLike | Tensor) -> Tensor:
-    return normalize(torch.atleast_2d(torch.as_tensor(embeddings).float()), dim=1)
+    rows = torch.as_tensor(embeddings).float()
+    return normalize(rows if rows.ndim > 1 else rows[None], dim=1)

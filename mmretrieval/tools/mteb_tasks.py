@@ -77,7 +77,9 @@ def _instructions(path: Path) -> dict[str, str]:
 
 
 def _rows(scores: Sequence[TaskScore]) -> list[tuple[str, ...]]:
-    rows = [(one.task, one.kind, one.measure, f"{one.score:.5f}", _SEEN[one.seen]) for one in scores]
+    rows: list[tuple[str, ...]] = [
+        (one.task, one.kind, one.measure, f"{one.score:.5f}", _SEEN[one.seen]) for one in scores
+    ]
     if len(scores) > 1:
         rows.append(("mean", "", "", f"{sum(one.score for one in scores) / len(scores):.5f}", ""))
     return rows
