@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from data_modules.atomic import staged_directory
 from data_modules.formats.records import DataError
+from mmretrieval.encoder.provenance import Provenance, write_provenance
 
 CARD = "retriever.json"
 """The file that tells a saved retriever from any other folder."""
@@ -83,6 +84,8 @@ class AdapterCheckpoint(Callback):
 def save_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> None:
     """Write what was trained of the encoder into a folder, replacing one that was saved there before.
 
+    Beside it goes what it was trained on, where the data module can say.
+
     All ranks call it together; rank 0 writes.
 
     Raises:
@@ -93,6 +96,7 @@ def save_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> Non
     if trainer.is_global_zero:
         with replaced_directory(folder) as stage:
             encoder.save_pretrained(stage)
+            _record_data(trainer, stage)
     else:
         encoder.trained_state()  # rank 0 gathers the shards of all
 
@@ -139,6 +143,13 @@ def _refuse_foreign(target: Path, card: str = CARD) -> None:
             f"{target}: was not saved by an earlier run ({card} is missing) and will not be replaced; "
             "remove it or choose another folder"
         )
+
+
+def _record_data(trainer: Trainer, folder: Path) -> None:
+    """Write down the mixture of a data module that has one, as all of this project do."""
+    shares = getattr(getattr(trainer, "datamodule", None), "training_shares", None)
+    if shares is not None:
+        write_provenance(folder, Provenance(shares, trainer.global_step))
 
 
 def _following(target: Path) -> Path:

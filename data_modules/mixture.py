@@ -286,6 +286,8 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
         counts = np.bincount(queries.task_of, weights=queries.copies, minlength=len(queries.tasks))
         shares = task_shares(queries.tasks, counts.astype(np.int64), settings.weights)
         self.stream = MixtureStream(queries.task_of, queries.copies, shares, size, settings)
+        self.shares = {task: float(share) for task, share in zip(queries.tasks, shares, strict=True) if share}
+        """Share of the samples that each task gets, without those that get none."""
         self.queries, self.settings = queries, settings
         self._own = rows_of_rank(size, rank, world)
         self.negatives: NegativeTable | None = None

@@ -208,6 +208,11 @@ class RetrievalDataModule(LightningDataModule):
         """Batches that each rank gets in an epoch."""
         return len(self.sampler)
 
+    @property
+    def training_shares(self) -> dict[str, float]:
+        """Share of the training samples that each task gets, without those that get none."""
+        return self.sampler.shares
+
     def set_negatives(self, table: NegativeTable | None) -> None:
         """Use mined negatives from the next epoch on; between epochs, or before training begins."""
         self.sampler.negatives = table

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmretrieval.batches import EncoderInputs
 from mmretrieval.content import Candidate, Content, Query
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+from mmretrieval.encoder.provenance import Provenance, read_provenance
+from mmretrieval.export.mteb_encoder import MTEBEncoder
+
+if TYPE_CHECKING:
+    from mteb.models import ModelMeta
+    from torch.utils.data import DataLoader
 
 T = TypeVar("T")
 
@@ -22,19 +30,29 @@ T = TypeVar("T")
 class Retriever:
     """Embeds queries and candidates; the best candidate has the largest inner product.
 
+    It is an encoder of mteb 2 as well: ``mteb.evaluate(retriever, tasks)`` works, see :meth:`for_mteb`.
+
     Args:
         encoder: A loaded encoder.
         device: Where to compute, as ``cpu`` or ``cuda``.
         batch_size: Contents a forward pass, >= 1.
         dim: Keep the first so many dimensions of each embedding, normalised again, of a retriever that was
             trained with :class:`~mmretrieval.loss.Matryoshka`; ``None`` keeps all.
+        name: What it is called in others' results.
+        provenance: What it was trained on, if that is known.
 
     Raises:
         ValueError: If ``batch_size`` or ``dim`` is out of range.
     """
 
     def __init__(
-        self, encoder: MLLMEncoder, device: str = "cpu", batch_size: int = 32, dim: int | None = None
+        self,
+        encoder: MLLMEncoder,
+        device: str = "cpu",
+        batch_size: int = 32,
+        dim: int | None = None,
+        name: str = "retriever",
+        provenance: Provenance | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}.")
@@ -43,6 +61,8 @@ class Retriever:
         self.dim = encoder.embedding_dim if dim is None else dim
         self.encoder = encoder.to(device).eval()
         self.batch_size = batch_size
+        self.name = name
+        self.provenance = provenance
         self._device = torch.device(device)
 
     @classmethod
@@ -61,9 +81,13 @@ class Retriever:
             UserError: If files are missing or damaged, or do not fit their base model.
         """
         folder = Path(path)
+        name = folder.resolve().name
         if (folder / "adapter").is_dir():
             folder = folder / "adapter"
-        return cls(MLLMEncoder.from_pretrained(folder), device, batch_size, dim)
+        elif name == "adapter":
+            name = folder.resolve().parent.name
+        provenance = read_provenance(folder)
+        return cls(MLLMEncoder.from_pretrained(folder), device, batch_size, dim, name, provenance)
 
     def encode_queries(self, queries: Sequence[Query | Content | str]) -> NDArray[np.float32]:
         """Embed queries.
@@ -88,6 +112,39 @@ class Retriever:
         """
         pool = [item if isinstance(item, Candidate) else Candidate(_content(item)) for item in candidates]
         return self._encode(pool, self.encoder.input_processor.candidates)
+
+    def for_mteb(self, instructions: Mapping[str, str]) -> MTEBEncoder:
+        """Return the same retriever for ``mteb.evaluate``, with other instructions than mteb's.
+
+        Args:
+            instructions: By name or type of mteb's tasks; an empty one is none.
+        """
+        return MTEBEncoder(self, instructions)
+
+    @cached_property
+    def _mteb(self) -> MTEBEncoder:
+        return MTEBEncoder(self)
+
+    def encode(self, inputs: DataLoader[Any], **kwargs: Any) -> NDArray[np.float32]:  # noqa: ANN401
+        """Embed what a loader of mteb gives, see :class:`~mmretrieval.export.mteb_encoder.MTEBEncoder`."""
+        return self._mteb.encode(inputs, **kwargs)
+
+    def similarity(self, embeddings1: ArrayLike | Tensor, embeddings2: ArrayLike | Tensor) -> Tensor:
+        """Return the cosine of each of N embeddings with each of M, ``(N, M)``."""
+        return self._mteb.similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: ArrayLike | Tensor, embeddings2: ArrayLike | Tensor) -> Tensor:
+        """Return the cosine of each of N embeddings with its counterpart, ``(N,)``."""
+        return self._mteb.similarity_pairwise(embeddings1, embeddings2)
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What mteb is told about the retriever.
+
+        Raises:
+            UserError: If mteb is not installed.
+        """
+        return self._mteb.mteb_model_meta
 
     @torch.inference_mode()
     def _encode(

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from mmretrieval.errors import UserError
-from mmretrieval.tools import compare, conversion, data, doctor, mining
+from mmretrieval.tools import compare, conversion, data, doctor, mining, mteb_tasks
 
 COMMANDS: dict[str, Any] = {
     "data": {
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Any] = {
     },
     "mine": mining.mine,
     "compare": compare.compare,
+    "mteb": mteb_tasks.mteb,
 }
 """Sub-commands: names to functions, whose annotations and docstrings make the arguments and their help."""
 

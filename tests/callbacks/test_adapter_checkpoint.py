@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import ClassVar
 
 import lightning.pytorch as pl
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from callbacks import adapter_checkpoint
 from callbacks.adapter_checkpoint import AdapterCheckpoint, replaced_directory
 from data_modules.formats.records import DataError
+from mmretrieval.encoder.provenance import Provenance, read_provenance
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -64,7 +66,11 @@ class Watch(pl.Callback):
 
 
 def fit(
-    folder: Path, *callbacks: pl.Callback, module: pl.LightningModule | None = None, **settings
+    folder: Path,
+    *callbacks: pl.Callback,
+    module: pl.LightningModule | None = None,
+    data: pl.LightningDataModule | None = None,
+    **settings,
 ) -> Module:
     module = module or Module()
     values = {
@@ -75,7 +81,7 @@ def fit(
         "enable_checkpointing": False,
     }
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": folder}
-    pl.Trainer(callbacks=list(callbacks), **(values | quiet | settings)).fit(module)
+    pl.Trainer(callbacks=list(callbacks), **(values | quiet | settings)).fit(module, data)
     return module
 
 
@@ -95,6 +101,19 @@ def test_a_fit_that_stops_within_an_epoch_is_saved_at_its_end(tmp_path: Path) ->
     saved = load_file(tmp_path / "mine/model.safetensors")["weight"]
     assert torch.equal(saved, module.encoder.weight.detach())
     assert torch.allclose(saved, torch.tensor(1 - 4 * 0.01 * 2.0))
+
+
+class Mixture(pl.LightningDataModule):
+    training_shares: ClassVar = {"mscoco_task0": 0.75, "webqa_task1": 0.25}
+
+    def train_dataloader(self):
+        return DataLoader(torch.ones(6), batch_size=2)
+
+
+def test_the_mixture_that_was_trained_on_is_saved_too(tmp_path: Path) -> None:
+    fit(tmp_path, AdapterCheckpoint(), data=Mixture(), max_epochs=2)
+    saved = read_provenance(tmp_path / "adapter")
+    assert saved == Provenance(Mixture.training_shares, steps=6)
 
 
 def test_a_second_fit_replaces_the_first(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_a_run_leaves_everything_it_promises(run):
         "negatives/round_0.npz",
         "adapter/adapter.safetensors",
         "adapter/retriever.json",
+        "adapter/training.json",
         "runs/global_scenenews_task0.trec",
         "runs/local_twinscenes_task4.trec",
         "gallery/shapeiq_task7.png",
@@ -152,6 +153,8 @@ def test_the_trained_retriever_loads_and_embeds_as_in_the_run(run):
     assert embeddings.shape == (1, 192)
     saved = json.loads((run / "adapter/retriever.json").read_text())
     assert saved["base"] == "embedded"
+    assert retriever.provenance is not None
+    assert {"scenenews", "twinscenes"} <= retriever.provenance.data_sets
 
 
 def test_a_saved_configuration_runs_again(run, tmp_path):

@@ -167,6 +167,12 @@ def test_weights_and_epoch_length_are_those_asked_for(ready):
     }  # fmt: skip
 
 
+def test_the_shares_of_training_leave_out_what_was_not_sampled(ready):
+    weights = {"alpha_task0": 3.0, "alpha_task1": 1.0, "beta_x_task1": 0.0}
+    assert ready(weights=weights).training_shares == {"alpha_task0": 0.75, "alpha_task1": 0.25}
+    assert sum(ready().training_shares.values()) == pytest.approx(1)
+
+
 # --- contents to embed
 
 

@@ -1,0 +1,1 @@
+"""Faces of a trained retriever for other libraries."""
