@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from mmretrieval.batches import EncoderInputs
 from mmretrieval.content import Candidate, Content, Query
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+from mmretrieval.encoder.saving import adapter_folder
 
 T = TypeVar("T")
 
@@ -60,10 +61,7 @@ class Retriever:
         Raises:
             UserError: If files are missing or damaged, or do not fit their base model.
         """
-        folder = Path(path)
-        if (folder / "adapter").is_dir():
-            folder = folder / "adapter"
-        return cls(MLLMEncoder.from_pretrained(folder), device, batch_size, dim)
+        return cls(MLLMEncoder.from_pretrained(adapter_folder(Path(path))), device, batch_size, dim)
 
     def encode_queries(self, queries: Sequence[Query | Content | str]) -> NDArray[np.float32]:
         """Embed queries.
