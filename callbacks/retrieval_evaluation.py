@@ -58,7 +58,7 @@ class RetrievalEvaluation(Callback):
 
     Attributes: ``history``, the rounds of the fit; ``latest``, the last round of any command; ``rankings``,
     its ranked lists by pool and task, those of the first instruction; ``candidates``, the embeddings of all
-    pools.
+    pools; ``latest_facts``, what ``validate`` or ``test`` evaluated and how.
 
     Args:
         split: Whose queries to evaluate.
@@ -133,6 +133,7 @@ class RetrievalEvaluation(Callback):
         self.latest: EvaluationRound | None = None
         self.rankings: Rankings = {}
         self.candidates: EmbeddingStore | None = None
+        self.latest_facts: dict[str, Any] = {}
         self._further: list[Rankings] = []
         self._pools: list[Pool] = []
 
@@ -294,8 +295,8 @@ class RetrievalEvaluation(Callback):
         done = self.evaluate(trainer, module, trainer.current_epoch)
         _log(trainer, {name: value for name, value in done.scalars().items() if not _is_average(name)})
         self._monitor(module, done, logger=bool(trainer.loggers))
-        facts = self.facts(trainer, module)  # all ranks: weights may be shared among them
-        self._write(trainer, {**done.document(), "evaluation": facts}, f"_{command}")
+        self.latest_facts = self._facts(trainer, module)  # all ranks: weights may be shared among them
+        self._write(trainer, {**done.document(), "evaluation": self.latest_facts}, f"_{command}")
         if trainer.is_global_zero and not is_dry_run(trainer):
             folder, queries = self.output_folder(trainer), data_of(trainer).queries(self.split)
             with staged_file(folder / f"uniir_{command}.tsv") as path:
@@ -303,7 +304,7 @@ class RetrievalEvaluation(Callback):
             machine = {"seconds": round(done.seconds, 3), **dict(environment(trainer))}
             _write_json(folder / f"environment_{command}.json", machine)
 
-    def facts(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    def _facts(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """What was evaluated and how, without anything that differs between machines; on all ranks together."""
         data = data_of(trainer)
         return {

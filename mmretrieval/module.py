@@ -22,8 +22,8 @@ from typing_extensions import override
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch
 from mmretrieval.distributed import step_seed, world_size
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
-from mmretrieval.encoder.saving import adapter_folder, read_settings
 from mmretrieval.encoder.prompts import InputProcessor
+from mmretrieval.encoder.saving import adapter_folder, read_settings
 from mmretrieval.errors import UserError
 from mmretrieval.health import StepHealth
 from mmretrieval.loss import ContrastiveLoss
@@ -250,4 +250,4 @@ class UniversalRetriever(LightningModule):
                 f"{names[:3]}; resume with the settings of that run."
             )
         self.health.load_state_dict(checkpoint[_HEALTH])
-        self.trained_steps = int(checkpoint["global_step"])
+        self.trained_steps = int(checkpoint.get("global_step", 0))

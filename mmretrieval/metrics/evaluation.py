@@ -105,7 +105,9 @@ def with_average(
         groups: Name of a further average → its tasks.
     """
     members = {AVERAGE: tuple(tasks), **(groups or {})}
-    averages = {name: _average([tasks[task] for task in own if task in tasks]) for name, own in members.items()}
+    averages = {
+        name: _average([tasks[task] for task in own if task in tasks]) for name, own in members.items()
+    }
     return {**tasks, **{name: values for name, values in averages.items() if values or name == AVERAGE}}
 
 

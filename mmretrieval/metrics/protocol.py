@@ -54,7 +54,7 @@ class Protocol:
         ValueError: If a rank is out of range.
     """
 
-    cut_offs: CutOffs = CutOffs()  # noqa: RUF009 - frozen, as the default below
+    cut_offs: CutOffs = CutOffs()
     data_sets: dict[str, CutOffs] = field(default_factory=mbeir_cut_offs)
     ndcg_k: int = 10
     map_ks: tuple[int, ...] = (5, 10, 25, 50)
