@@ -118,9 +118,7 @@ def trained_steps(trainer: Trainer, module: nn.Module) -> int:
 
 
 def weights_origin(trainer: Trainer, module: nn.Module) -> str:
-    """Where the weights come from: ``adapter``, ``step <n>``, or :data:`UNTRAINED`; "unknown" of a module
-    that does not say.
-    """
+    """Where weights come from: ``adapter``, ``step <n>``, :data:`UNTRAINED`; ``unknown`` if nobody says."""
     steps = trained_steps(trainer, module)
     if steps:
         return f"step {steps}"

@@ -134,7 +134,7 @@ def _measured(
     """The measures of each query, and how many queries are left out."""
     full = isinstance(asked, Protocol)
     ks = asked.of(task).ks if isinstance(asked, Protocol) else asked.ks
-    values, judged = found = query_measures(
+    found = query_measures(
         ranking,
         known,
         pool.rows,
@@ -143,6 +143,7 @@ def _measured(
         recall_ks=ks if full else (),
         map_ks=asked.map_ks if isinstance(asked, Protocol) else (),
     )
+    values = found.values
     if values and isinstance(asked, Protocol):
         values = {HEADLINE: values[f"hit@{asked.of(task).headline}"], **values}
     if values and pool.kind == GLOBAL:

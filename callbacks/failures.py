@@ -47,27 +47,30 @@ def failures_of(queries: QuerySet, ranking: Ranking, embeddings: EmbeddingStore)
     Raises:
         DataError: If a shard is damaged.
     """
+    asked = ranking.queries.tolist()
+    known = {row for query in asked for row in queries.positives(query).tolist()}
+    rows = np.array(sorted(known), np.int64)
+    there = rows[embeddings.present(rows)]
+    first = ranking.rows[:, 0]
+    looked_at = np.union1d(there, first[first >= 0])
+    vectors = embeddings.vectors_of(looked_at)
     found = []
-    for place, query in enumerate(ranking.queries.tolist()):
-        first, positives = int(ranking.rows[place, 0]), np.unique(queries.positives(query))
-        positives = positives[embeddings.present(positives)]
-        if first >= 0 and positives.size and first not in positives:
-            nearest, kind = _judged(queries, query, first, positives, embeddings)
-            found.append(Failure(place, kind, nearest))
+    for place, query in enumerate(asked):
+        top, positives = int(first[place]), np.intersect1d(queries.positives(query), there)
+        if top >= 0 and positives.size and top not in positives:
+            own, *others = vectors[np.searchsorted(looked_at, [top, *positives.tolist()])]
+            similar = np.array([float(np.sum(own * other)) for other in others])
+            kind = _kind(queries, query, top, positives, float(similar.max()))
+            found.append(Failure(place, kind, int(positives[int(similar.argmax())])))
     return found
 
 
-def _judged(
-    queries: QuerySet, query: int, first: int, positives: NDArray[np.int64], embeddings: EmbeddingStore
-) -> tuple[int, str]:
+def _kind(queries: QuerySet, query: int, first: int, positives: NDArray[np.int64], similarity: float) -> str:
     corpus = queries.corpus
-    vector, *others = embeddings.vectors_of(np.concatenate([[first], positives]))
-    similar = np.array([float(np.sum(vector * other)) for other in others])
-    nearest = int(positives[int(similar.argmax())])
     if corpus.candidate_modalities[first] != queries.target_modality[query]:
-        return nearest, WRONG_MODALITY
-    same = any(_same_content(corpus, first, int(row)) for row in positives)
-    return nearest, NEAR_DUPLICATE if same or similar.max() >= NEAR else OTHER
+        return WRONG_MODALITY
+    same = any(_same_content(corpus, first, row) for row in positives.tolist())
+    return NEAR_DUPLICATE if same or similarity >= NEAR else OTHER
 
 
 def _same_content(corpus: PackedCorpus, one: int, other: int) -> bool:

@@ -289,8 +289,8 @@ class RetrievalEvaluation(Callback):
         origin = weights_origin(trainer, module)
         if origin == UNTRAINED:
             rank_zero_warn(
-                "The weights that are evaluated are untrained: give --ckpt_path CHECKPOINT, or a run's folder "
-                "as --model.init_args.init_from RUN. The report says so too."
+                "The weights that are evaluated are untrained: give --ckpt_path CHECKPOINT, or the folder of "
+                "a run as --model.init_args.init_from RUN. The report says so too."
             )
         done = self.evaluate(trainer, module, trainer.current_epoch)
         _log(trainer, {name: value for name, value in done.scalars().items() if not _is_average(name)})
@@ -305,7 +305,7 @@ class RetrievalEvaluation(Callback):
             _write_json(folder / f"environment_{command}.json", machine)
 
     def _facts(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        """What was evaluated and how, without anything that differs between machines; on all ranks together."""
+        """What was evaluated and how, nothing of the machine; all ranks call it together."""
         data = data_of(trainer)
         return {
             "split": self.split,
@@ -326,7 +326,8 @@ class RetrievalEvaluation(Callback):
         folder = self.output_folder(trainer)
         _write_json(folder / f"metrics{suffix}.json", document)
         queries = data_of(trainer).queries(self.split)
-        name = f"step{self.latest.step}" if self.latest else "step0"
+        origin = weights_origin(trainer, trainer.lightning_module)
+        name = "step0" if origin == "unknown" else origin.replace(" ", "")
         rounds = {"": self.rankings}
         rounds |= {f"_prompt{number}": found for number, found in enumerate(self._further, start=2)}
         for pool in self._pools:

@@ -35,8 +35,9 @@ class RunReport(Callback):
     """Shows a summary when a fit ends, and writes ``report.md`` with ``curves.png``.
 
     After ``validate`` and ``test`` it writes ``report_<command>.md``, in which nothing differs between
-    machines. TensorBoard has the same tables. Reads :class:`~callbacks.RetrievalEvaluation` and, if there is one, :class:`~callbacks.HardNegativeMining`
-    of the same trainer. Under ``fast_dev_run`` no file is written.
+    machines. TensorBoard has the same tables. Reads :class:`~callbacks.RetrievalEvaluation` and, if there is
+    one, :class:`~callbacks.HardNegativeMining` of the same trainer. Under ``fast_dev_run`` no file is
+    written.
 
     Args:
         folder: Where to write, beside the evaluation's ``metrics.json`` by default.

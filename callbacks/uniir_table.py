@@ -31,9 +31,9 @@ _ORDER = (
 def write_uniir_table(path: Path, done: EvaluationRound, queries: QuerySet) -> None:
     """Write hit rates in UniIR's columns and order (Wei et al., 2023, https://arxiv.org/abs/2311.17136).
 
-    UniIR calls them Recall, rounds to four digits, and divides by all queries: one none of whose positives is
-    in the pool is a miss there, while ``metrics.json`` leaves it out as trec_eval does. A task without a local
-    pool has its row with the union alone, which UniIR would not write.
+    UniIR calls them Recall, rounds to four digits, and divides by all queries: one none of whose positives
+    is in the pool is a miss there, while ``metrics.json`` leaves it out as trec_eval does. A task without a
+    local pool has its row with the union alone, which UniIR would not write.
 
     Args:
         path: Where to.

@@ -127,6 +127,8 @@ def aligned(inputs: EncoderInputs, padding: int, columns: int = 16) -> EncoderIn
     missing = -inputs.input_ids.shape[1] % columns
     if not missing:
         return inputs
-    masks = (functional.pad(mask, (0, missing)) for mask in (inputs.attention_mask, inputs.pooling_mask))
-    ids = functional.pad(inputs.input_ids, (0, missing), value=padding)
-    return EncoderInputs(ids, *masks, inputs.pictures, inputs.picture_of, inputs.picture_row)
+    return inputs._replace(
+        input_ids=functional.pad(inputs.input_ids, (0, missing), value=padding),
+        attention_mask=functional.pad(inputs.attention_mask, (0, missing)),
+        pooling_mask=functional.pad(inputs.pooling_mask, (0, missing)),
+    )

@@ -81,4 +81,5 @@ def mean_of(means: Sequence[Floats]) -> Floats:
     Args:
         means: Of each task, at least one, ``(samples,)`` each.
     """
-    return np.mean(np.stack(means), axis=0)
+    mean: Floats = np.mean(np.stack(means), axis=0)
+    return mean

@@ -191,7 +191,7 @@ class EvaluationRound:
         }
 
     def document(self) -> dict[str, Any]:
-        """What its ``metrics.json`` holds if it is no round of a fit: nothing that differs between machines."""
+        """What ``metrics.json`` holds of a single evaluation: nothing that differs between machines."""
         more = {"intervals": self.intervals, "instruction_spread": self.spread}
         counts = {"queries": self.queries, "without_positive_in_pool": self.left_out}
         return {**self.metrics, **{name: part for name, part in more.items() if part}, **counts}
