@@ -210,7 +210,7 @@ def test_a_retriever_starts_from_what_another_saved(module, tiny_mllm, tmp_path)
         assert started.embedding_hash() == module.embedding_hash()
     other = MLLMEncoder(lora=LoRA(rank=4, alpha=8), bidirectional=True, **same)
     refused = UniversalRetriever(other, InfoNCE(), init_from=tmp_path / "run")
-    with pytest.raises(UserError, match="encoder.bidirectional: True, saved with False"):
+    with pytest.raises(UserError, match=r"encoder\.bidirectional: True, saved with False"):
         refused.configure_model()
     with pytest.raises(UserError, match="give one, or init_from"):
         UniversalRetriever(None, InfoNCE())

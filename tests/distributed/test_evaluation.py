@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[2]
 LIGHTNING = str(Path(sys.executable).with_name("lightning"))
 RANKS = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def results(out, environment, *options):
     words = [LIGHTNING, "test", "-c", "configs/evaluate.yaml", "--trainer.accelerator=cpu"]
     words += [f"--trainer.default_root_dir={out}", "--data.init_args.size=64", *options]
     done = subprocess.run(
-        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return {
@@ -48,7 +48,7 @@ def usual(environment, tmp_path_factory):
         ["--data.init_args.encoding_batch_size=1"],
         [
             "--data.init_args.encoding_batch_size=48",
-            "--model.init_args.encoder.init_args.chunks={rows: null, tokens: 900}",
+            "--model.init_args.encoder.init_args.chunks.tokens=900",
         ],
     ],
     ids=["two ranks", "three workers", "one content a batch", "a budget of tokens"],

@@ -87,7 +87,7 @@ def test_measures_of_a_thousand_random_runs_equal_trec_evals_and_numpys():
             if (ranking.rows[q] >= 0).any():
                 named = {name: trec[str(q)][key] for name, key in TREC.items()}
                 assert {name: ours[name] for name in TREC} == pytest.approx(named, abs=1e-6)
-            else:  # releases of pytrec_eval differ on queries that found nothing; trec_eval -c counts them as 0
+            else:  # releases of pytrec_eval differ here; trec_eval -c counts such queries as 0
                 missing += 1
                 assert set(ours.values()) == {0.0}
         judged += len(expected)
