@@ -11,9 +11,12 @@ from torch import nn
 from data_modules.collate import ContentProcessor
 from data_modules.corpus import PackedCorpus, QuerySet
 from data_modules.encoding import EncodingTable
+from data_modules.wording import FIRST, Wording
 from mmretrieval.mining import NegativeTable
 
 C = TypeVar("C", bound=Callback)
+UNTRAINED = "untrained"
+"""The origin of weights that nothing was trained of."""
 
 
 class Retriever(Protocol):
@@ -48,11 +51,15 @@ class RetrievalData(Protocol):
     def queries(self, split: str) -> QuerySet:
         """The queries of a split."""
 
-    def candidate_table(self, processor: ContentProcessor | None = None) -> EncodingTable:
+    def candidate_table(
+        self, processor: ContentProcessor | None = None, wording: Wording = FIRST
+    ) -> EncodingTable:
         """All candidates, to embed; by default with the trained retriever's processor."""
 
-    def query_table(self, split: str, processor: ContentProcessor | None = None) -> EncodingTable:
-        """The queries of a split with their fixed instructions, to embed."""
+    def query_table(
+        self, split: str, processor: ContentProcessor | None = None, wording: Wording = FIRST
+    ) -> EncodingTable:
+        """The queries of a split with their fixed instructions, or worded otherwise, to embed."""
 
     def set_negatives(self, table: NegativeTable) -> None:
         """Take the negatives of the epochs that follow."""
@@ -103,6 +110,21 @@ def listed_before(trainer: Trainer, callback: Callback, kind: type[C]) -> C:
             "trainer's callbacks."
         )
     return found[-1]
+
+
+def trained_steps(trainer: Trainer, module: nn.Module) -> int:
+    """Optimizer steps that the weights have seen, as far as is known: in this fit, or by their checkpoint."""
+    return trainer.global_step or int(getattr(module, "trained_steps", 0))
+
+
+def weights_origin(trainer: Trainer, module: nn.Module) -> str:
+    """Where weights come from: ``adapter``, ``step <n>``, :data:`UNTRAINED`; ``unknown`` if nobody says."""
+    steps = trained_steps(trainer, module)
+    if steps:
+        return f"step {steps}"
+    if not hasattr(module, "init_from"):
+        return "unknown"
+    return UNTRAINED if module.init_from is None else "adapter"
 
 
 def is_last_epoch(trainer: Trainer) -> bool:

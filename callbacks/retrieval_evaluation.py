@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,55 +14,51 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from numpy.typing import NDArray
 from typing_extensions import override
 
-from callbacks.collaborators import RetrievalData, data_of, is_dry_run, is_last_epoch, retriever_of
-from callbacks.embedding import Rows, discard, embed
-from callbacks.searching import search
-from data_modules.atomic import staged_file
-from data_modules.corpus import PackedCorpus, QuerySet
-from data_modules.encoding import EncodingTable
-from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
-from mmretrieval.metrics.evaluation import (
-    AVERAGE,
-    GLOBAL,
-    LOCAL,
-    MODALITY_ACCURACY,
-    EvaluationRound,
-    Positives,
-    Ranking,
-    TaskTable,
-    metrics_document,
-    modality_accuracy,
-    task_metrics,
-    with_average,
+from callbacks.collaborators import (
+    UNTRAINED,
+    RetrievalData,
+    data_of,
+    is_dry_run,
+    is_last_epoch,
+    retriever_of,
+    trained_steps,
+    weights_origin,
 )
+from callbacks.embedding import discard, embed
+from callbacks.environment import environment
+from callbacks.evaluation_tables import ShortMeasures, groups_of, tables_of
+from callbacks.pool_search import DRY_QUERIES, OwnImages, Pool, Rankings, pools_of, rows_by_task, search_pools
+from callbacks.run_files import write_qrels, write_run
+from callbacks.uniir_table import write_uniir_table
+from data_modules.atomic import staged_file
+from data_modules.corpus import QuerySet
+from data_modules.encoding import EncodingTable
+from data_modules.wording import FIRST, Wording
+from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
+from mmretrieval.metrics.evaluation import GLOBAL, LOCAL, EvaluationRound, is_average, metrics_document
+from mmretrieval.metrics.protocol import HEADLINE, Protocol, data_set_of
+from mmretrieval.metrics.ranked import Positives, Ranking, Rows
 
 __all__ = ["GLOBAL", "LOCAL", "EvaluationRound", "RetrievalEvaluation"]
-_DRY_QUERIES, _DRY_CANDIDATES = 2, 64  # a task's queries and a pool's candidates under fast_dev_run
-
-
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    kind: str
-    rows: Rows
-    """Candidate rows in ascending order, so that equal scores come by row."""
-    tasks: tuple[str, ...]
 
 
 class RetrievalEvaluation(Callback):
     """Measures retrieval before training and after epochs, and in ``validate`` and ``test``.
 
     Embeds the queries of a split, each with its fixed instruction, and all candidates of its pools once, and
-    searches the global pool ``global_<split>`` and each task's local pool. On rank 0, ``metrics.json`` and
-    ``runs/<pool>_<task>.trec`` are written after every round, complete or not at all; those of ``validate``
-    and ``test`` have the command in their name, so that they never replace those of a fit. Measures go to all
-    loggers; averages can also be monitored, for instance by ``ModelCheckpoint``. Under ``fast_dev_run`` only
-    a few queries and candidates are embedded, and no file is written.
+    searches the global pool ``global_<split>`` and each task's local pool. On rank 0, ``metrics.json``,
+    ``runs/<pool>_<task>.trec`` and the ``.qrels`` of each are written after every round, complete or not at
+    all. Those of ``validate`` and ``test`` have the command in their name, so that they never replace those
+    of a fit; beside them are UniIR's table, ``uniir_<command>.tsv``, and ``environment_<command>.json``, the
+    only file with times and what else differs between machines. Measures go to all loggers; averages can also
+    be monitored, for instance by ``ModelCheckpoint``. Under ``fast_dev_run`` only a few queries and
+    candidates are embedded, and no file is written.
 
     Attributes: ``history``, the rounds of the fit; ``latest``, the last round of any command; ``rankings``,
-    its ranked lists by pool and task.
+    its ranked lists by pool and task, those of the first instruction; ``candidates``, the embeddings of all
+    pools; ``latest_facts``, what ``validate`` or ``test`` evaluated and how.
 
     Args:
         split: Whose queries to evaluate.
@@ -78,6 +74,14 @@ class RetrievalEvaluation(Callback):
         before_training: Evaluate before the first optimizer step as well.
         embeddings: Where embeddings are kept, see :func:`~callbacks.embedding.embed`.
         embedding_dtype: How they are kept: ``float32``, ``float16`` or ``bfloat16``.
+        protocol: The measures of a full evaluation, in place of ``ks``, ``ndcg_k`` and ``headline``; its
+            headline measure is ``headline``.
+        instructions: ``first``: each query's first; ``mean``: the mean over all instructions of a task,
+            queries with fewer counted round, with its spread; ``uniir``: one drawn for each query, and
+            UniIR's text clean-up, see :class:`~data_modules.wording.Wording`.
+        instruction_seed: Of the draws of ``uniir``, at least 0.
+        exclude_own_image: Data sets whose queries never find candidates that show the query's own picture,
+            known positives aside. M-BEIR excludes none.
 
     Raises:
         ValueError: If a number is out of range or the headline is none of the measures.
@@ -99,6 +103,10 @@ class RetrievalEvaluation(Callback):
         before_training: bool = True,
         embeddings: Path | None = None,
         embedding_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        protocol: Protocol | None = None,
+        instructions: Literal["first", "mean", "uniir"] = "first",
+        instruction_seed: int = 0,
+        exclude_own_image: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if not ks or min(*ks, ndcg_k, depth, every_n_epochs) < 1:
@@ -107,15 +115,27 @@ class RetrievalEvaluation(Callback):
                 f"found {tuple(ks)}, {ndcg_k}, {depth} and {every_n_epochs}."
             )
         measures = [*(f"hit@{k}" for k in ks), f"ndcg@{ndcg_k}", "mrr"]
-        if headline not in measures:
+        if protocol is None and headline not in measures:
             raise ValueError(f"headline must be one of {', '.join(measures)}, found {headline!r}.")
-        self.split, self.headline, self.folder, self.index = split, headline, folder, index
+        if instructions not in ("first", "mean", "uniir"):
+            raise ValueError(f"instructions must be first, mean or uniir, found {instructions!r}.")
+        self.split, self.folder, self.index, self.protocol = split, folder, index, protocol
+        self.headline = headline if protocol is None else HEADLINE
         self.ks, self.ndcg_k, self.depth = tuple(ks), ndcg_k, max(depth, ndcg_k, *ks)
+        if protocol is not None:
+            self.ks, self.ndcg_k = protocol.cut_offs.ks, protocol.ndcg_k
+            self.depth = max(depth, protocol.depth)
+        self.wording = Wording(0, instruction_seed, cleaned=True) if instructions == "uniir" else FIRST
+        self.instructions, self.exclude_own_image = instructions, tuple(exclude_own_image)
         self.every_n_epochs, self.before_training = every_n_epochs, before_training
         self.embeddings, self.embedding_dtype = embeddings, embedding_dtype
         self.history: list[EvaluationRound] = []
         self.latest: EvaluationRound | None = None
-        self.rankings: dict[str, dict[str, Ranking]] = {}
+        self.rankings: Rankings = {}
+        self.candidates: EmbeddingStore | None = None
+        self.latest_facts: dict[str, Any] = {}
+        self._further: list[Rankings] = []
+        self._pools: list[Pool] = []
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -176,47 +196,39 @@ class RetrievalEvaluation(Callback):
         """
         begin = time.perf_counter()
         data = data_of(trainer)
-        queries, corpus = data.queries(self.split), data.corpus
+        queries = data.queries(self.split)
         rows = np.arange(len(queries), dtype=np.int64)
-        dry = is_dry_run(trainer)
-        if dry:
-            few = [part[:_DRY_QUERIES] for part in _rows_by_task(queries, rows).values()]
-            rows = np.sort(np.concatenate(few))
         positives = Positives.of(queries.positives(row) for row in range(len(queries)))
-        pools = self._pools(queries)
-        if dry:
-            known = positives.part(rows).rows
-            pools = [_Pool(pool.kind, _shortened(pool.rows, known), pool.tasks) for pool in pools]
-        self.rankings = self._search(trainer, module, data, rows, pools)
-        metrics = self._metrics(corpus, queries, positives, pools)
-        self.latest = EvaluationRound(epoch, trainer.global_step, time.perf_counter() - begin, metrics)
+        self._pools = pools_of(queries)
+        if is_dry_run(trainer):
+            few = [part[:DRY_QUERIES] for part in rows_by_task(queries, rows).values()]
+            rows = np.sort(np.concatenate(few))
+            self._pools = [pool.shortened(positives.part(rows).rows) for pool in self._pools]
+        own = OwnImages(queries, positives, self._excluding(queries))
+        self.rankings, *self._further = self._search(trainer, module, data, rows, own)
+        asked = self.protocol or ShortMeasures(self.ks, self.ndcg_k)
+        tables = tables_of([self.rankings, *self._further], self._pools, queries, positives, asked)
+        groups = groups_of(queries) if self.protocol else {}
+        self.latest = EvaluationRound(
+            epoch,
+            trained_steps(trainer, module),
+            time.perf_counter() - begin,
+            metrics=tables.metrics(groups),
+            intervals=tables.intervals(groups, self.protocol) if self.protocol else {},
+            spread=tables.spread,
+            left_out=tables.left_out,
+            queries={task: len(part) for task, part in rows_by_task(queries, rows).items()},
+        )
         return self.latest
 
-    def _pools(self, queries: QuerySet) -> list[_Pool]:
-        """The pools to search, each with the tasks whose queries search it."""
-        available, name = queries.corpus.pools, f"{GLOBAL}_{self.split}"
-        named = {name: (GLOBAL, queries.tasks)} if name in available else {}
-        missing = [] if named else [name]
-        local: dict[str, tuple[str, ...]] = {}
-        for task in queries.tasks:
-            pool = queries.local_pool(task)
-            if pool is None:
-                missing.append(f"local_{task}")
-            else:
-                local[pool] = (*local.get(pool, ()), task)
-        if missing:
+    def _excluding(self, queries: QuerySet) -> tuple[str, ...]:
+        there = {data_set_of(task) for task in queries.tasks}
+        if absent := sorted(set(self.exclude_own_image) - there):
             rank_zero_warn(
-                f"Nothing can be measured in pools that {queries.corpus.root} does not have: "
-                f"{', '.join(missing)}. Add their files under cand_pool and pack the data again."
+                f"exclude_own_image names data sets that have no {self.split} queries here: "
+                f"{', '.join(absent)}; there are {', '.join(sorted(there))}."
             )
-        found = [_Pool(kind, np.sort(available[pool]), tasks) for pool, (kind, tasks) in named.items()]
-        found += [_Pool(LOCAL, np.sort(available[pool]), tasks) for pool, tasks in local.items()]
-        if not found:
-            raise MisconfigurationException(
-                f"{queries.corpus.root} has no pool for the queries of {self.split!r}: leave the evaluation "
-                "out, or evaluate another split."
-            )
-        return found
+        return self.exclude_own_image
 
     def _search(
         self,
@@ -224,55 +236,47 @@ class RetrievalEvaluation(Callback):
         module: LightningModule,
         data: RetrievalData,
         query_rows: Rows,
-        pools: list[_Pool],
-    ) -> dict[str, dict[str, Ranking]]:
+        own: OwnImages,
+    ) -> list[Rankings]:
+        """Ranked lists for each wording."""
         device = trainer.strategy.root_device
         index = self.index
         if index is None:
             index = ExactIndex(str(device) if device.type == "cuda" else "cpu")
-        every = np.unique(np.concatenate([pool.rows for pool in pools]))
-        candidates = self._embed(trainer, module, data.candidate_table(), every)
-        asked_of = self._embed(trainer, module, data.query_table(self.split), query_rows)
-        by_task = _rows_by_task(data.queries(self.split), query_rows)
-        rankings: dict[str, dict[str, Ranking]] = {}
-        for pool in pools:
-            asked = np.concatenate([by_task[task] for task in pool.tasks])
-            vectors = asked_of.vectors_of(asked)
-            scores, found = search(index, candidates, pool.rows, vectors, self.depth, device)
-            ranking = Ranking(asked, found, scores)
-            for task in pool.tasks:
-                own = ranking.part(np.isin(asked, by_task[task]))
-                rankings.setdefault(pool.kind, {})[task] = own
+        every = np.unique(np.concatenate([pool.rows for pool in self._pools]))
+        table = data.candidate_table(wording=self.wording) if self.wording.cleaned else data.candidate_table()
+        self.candidates = self._embed(trainer, module, table, every)
+        stores, rounds = [self.candidates], []
+        for wording, by_task in self._asked(data.queries(self.split), query_rows):
+            # The usual table is asked for without the argument, which other data modules need not have.
+            more = {} if wording == FIRST else {"wording": wording}
+            table = data.query_table(self.split, **more)
+            stores.append(self._embed(trainer, module, table, np.sort(np.concatenate([*by_task.values()]))))
+            place = (self.candidates, stores[-1], by_task, self._pools, self.depth, own, device)
+            rounds.append(search_pools(index, *place))
         if is_dry_run(trainer):
-            discard(trainer, candidates, asked_of)
-        return rankings
+            discard(trainer, *stores)
+            self.candidates = None
+        return rounds
+
+    def _asked(self, queries: QuerySet, rows: Rows) -> list[tuple[Wording, dict[str, Rows]]]:
+        """The wordings, each with the queries that are asked so."""
+        by_task = rows_by_task(queries, rows)
+        if self.instructions != "mean":
+            return [(self.wording, by_task)]
+        counts = {
+            task: max((len(queries.instructions(row)) for row in own.tolist()), default=1)
+            for task, own in by_task.items()
+        }
+        return [
+            (Wording(number), {task: own for task, own in by_task.items() if counts[task] > number})
+            for number in range(max(counts.values()))
+        ]
 
     def _embed(
         self, trainer: Trainer, module: LightningModule, table: EncodingTable, rows: Rows
     ) -> EmbeddingStore:
         return embed(trainer, module, table, rows, self.embeddings, self.embedding_dtype)
-
-    def _metrics(
-        self, corpus: PackedCorpus, queries: QuerySet, positives: Positives, pools: list[_Pool]
-    ) -> dict[str, TaskTable]:
-        tables: dict[str, TaskTable] = {}
-        for pool in pools:
-            for task in pool.tasks:
-                ranking = self.rankings[pool.kind][task]
-                known = positives.part(ranking.queries)
-                values, left_out = task_metrics(ranking, known, pool.rows, ks=self.ks, ndcg_k=self.ndcg_k)
-                if left_out:
-                    rank_zero_warn(
-                        f"{left_out} of {ranking.queries.size} queries of {task} are left out of the "
-                        f"{pool.kind} measures: none of their positives is in the pool."
-                    )
-                if pool.kind == GLOBAL and values:
-                    values[MODALITY_ACCURACY] = modality_accuracy(
-                        ranking, queries.target_modality, corpus.candidate_modalities
-                    )
-                if values:
-                    tables.setdefault(pool.kind, {})[task] = values
-        return {kind: with_average(table) for kind, table in tables.items()}
 
     def _fit_round(self, trainer: Trainer, module: LightningModule, epoch: int) -> EvaluationRound:
         done = self.evaluate(trainer, module, epoch)
@@ -282,22 +286,57 @@ class RetrievalEvaluation(Callback):
         return done
 
     def _single_round(self, trainer: Trainer, module: LightningModule, command: str) -> None:
+        origin = weights_origin(trainer, module)
+        if origin == UNTRAINED:
+            rank_zero_warn(
+                "The weights that are evaluated are untrained: give --ckpt_path CHECKPOINT, or the folder of "
+                "a run as --model.init_args.init_from RUN. The report says so too."
+            )
         done = self.evaluate(trainer, module, trainer.current_epoch)
         _log(trainer, {name: value for name, value in done.scalars().items() if not _is_average(name)})
         self._monitor(module, done, logger=bool(trainer.loggers))
-        self._write(trainer, metrics_document([done], with_untrained=False), f"_{command}")
+        self.latest_facts = self._facts(trainer, module)  # all ranks: weights may be shared among them
+        self._write(trainer, {**done.document(), "evaluation": self.latest_facts}, f"_{command}")
+        if trainer.is_global_zero and not is_dry_run(trainer):
+            folder, queries = self.output_folder(trainer), data_of(trainer).queries(self.split)
+            with staged_file(folder / f"uniir_{command}.tsv") as path:
+                write_uniir_table(path, done, queries)
+            machine = {"seconds": round(done.seconds, 3), **dict(environment(trainer))}
+            _write_json(folder / f"environment_{command}.json", machine)
+
+    def _facts(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+        """What was evaluated and how, nothing of the machine; all ranks call it together."""
+        data = data_of(trainer)
+        return {
+            "split": self.split,
+            "weights": weights_origin(trainer, module),
+            "embedding_hash": retriever_of(module).embedding_hash(),
+            "queries_digest": data.query_table(self.split).digest,
+            "candidates_digest": data.candidate_table().digest,
+            "depth": self.depth,
+            "instructions": self.instructions,
+            "instruction_seed": self.wording.drawn_with,
+            "exclude_own_image": list(self.exclude_own_image),
+            "protocol": None if self.protocol is None else asdict(self.protocol),
+        }
 
     def _write(self, trainer: Trainer, document: dict[str, Any], suffix: str) -> None:
         if not trainer.is_global_zero or is_dry_run(trainer):
             return
         folder = self.output_folder(trainer)
-        with staged_file(folder / f"metrics{suffix}.json") as path:
-            path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", "utf-8")
+        _write_json(folder / f"metrics{suffix}.json", document)
         queries = data_of(trainer).queries(self.split)
-        for kind, tasks in self.rankings.items():
-            for task, ranking in tasks.items():
-                with staged_file(folder / f"runs{suffix}" / f"{kind}_{task}.trec") as path:
-                    _write_run(path, ranking, queries, f"step{trainer.global_step}")
+        origin = weights_origin(trainer, trainer.lightning_module)
+        name = "step0" if origin == "unknown" else origin.replace(" ", "")
+        rounds = {"": self.rankings}
+        rounds |= {f"_prompt{number}": found for number, found in enumerate(self._further, start=2)}
+        for pool in self._pools:
+            for task in pool.tasks:
+                for prompt, rankings in rounds.items():
+                    ranking = rankings.get(pool.kind, {}).get(task)
+                    if ranking is not None:
+                        target = folder / f"runs{suffix}" / f"{pool.kind}_{task}{prompt}.trec"
+                        _write_ranking(target, ranking, pool.rows, queries, name)
 
     def _monitor(self, module: LightningModule, done: EvaluationRound, *, logger: bool) -> None:
         """Hand the averages to Lightning: callbacks monitor them, and ``validate`` returns what is logged."""
@@ -312,7 +351,7 @@ class RetrievalEvaluation(Callback):
 
 
 def _is_average(name: str) -> bool:
-    return name.split("/")[1] == AVERAGE
+    return is_average(name.split("/")[1])
 
 
 def _log(trainer: Trainer, scalars: dict[str, float]) -> None:
@@ -321,26 +360,13 @@ def _log(trainer: Trainer, scalars: dict[str, float]) -> None:
         logger.log_metrics(scalars, step=trainer.global_step)
 
 
-def _rows_by_task(queries: QuerySet, rows: Rows) -> dict[str, Rows]:
-    """The rows of each task, ascending if ``rows`` is."""
-    tasks: NDArray[np.int32] = queries.task_of[rows]
-    return {task: rows[tasks == number] for number, task in enumerate(queries.tasks)}
+def _write_json(target: Path, document: dict[str, Any]) -> None:
+    with staged_file(target) as path:
+        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
-def _shortened(pool: Rows, known: Rows) -> Rows:
-    """The known positives that are in a pool, and a few more of it."""
-    kept: Rows = np.union1d(pool[:_DRY_CANDIDATES], np.intersect1d(pool, known))
-    return kept
-
-
-def _write_run(path: Path, ranking: Ranking, queries: QuerySet, name: str) -> None:
-    """Write a TREC run file; missing ranks are left out."""
-    ids = queries.corpus.candidate_ids
-    with path.open("w", encoding="ascii") as file:
-        for query, rows, scores in zip(ranking.queries, ranking.rows, ranking.scores, strict=True):
-            found = rows >= 0
-            lines = zip(ids[rows[found]].astype(str), scores[found], strict=True)
-            qid = queries.ids[query]
-            file.writelines(
-                f"{qid} Q0 {did} {place} {score:.9g} {name}\n" for place, (did, score) in enumerate(lines, 1)
-            )
+def _write_ranking(target: Path, ranking: Ranking, pool: Rows, queries: QuerySet, name: str) -> None:
+    with staged_file(target) as path:
+        write_run(path, ranking, queries, name)
+    with staged_file(target.with_suffix(".qrels")) as path:
+        write_qrels(path, ranking.queries, pool, queries)

@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from callbacks.collaborators import data_of, listed_before
+from callbacks.collaborators import data_of, is_dry_run, listed_before
+from callbacks.failures import KINDS, WRONG_MODALITY, Failure, failures_of
 from callbacks.gallery_drawing import GREEN, RED, Card, Row, draw_rows, record
 from callbacks.retrieval_evaluation import GLOBAL, LOCAL, EvaluationRound, RetrievalEvaluation
 from data_modules.corpus import QuerySet
+from data_modules.wording import FIRST, Wording
 from mmretrieval.content import Content, Query
 from mmretrieval.metrics.evaluation import Ranking
-
-WRONG_MODALITY = "wrong modality"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +64,30 @@ class RetrievalGallery(Callback):
         n_queries_per_task: How many queries to show, at least 1; always the same, spread over the task's.
         top_k: How many candidates of each, at least 1.
         folder: Where pictures go, ``gallery`` in the trainer's ``default_root_dir`` by default.
+        n_failures_per_kind: How many failures to show of each kind of :class:`~callbacks.failures.Failure`,
+            at least 0, spread over all of the kind: ``gallery/failures/<kind>`` and
+            ``<folder>/failures/<kind>.png``, with the nearest positive before what was found.
 
     Raises:
-        ValueError: If a number is less than 1.
+        ValueError: If a number is out of range.
         MisconfigurationException: From ``setup``, if no :class:`~callbacks.RetrievalEvaluation` is listed
             before this callback.
     """
 
-    def __init__(self, n_queries_per_task: int = 1, top_k: int = 5, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        n_queries_per_task: int = 1,
+        top_k: int = 5,
+        folder: Path | None = None,
+        n_failures_per_kind: int = 0,
+    ) -> None:
         super().__init__()
-        if min(n_queries_per_task, top_k) < 1:
+        if min(n_queries_per_task, top_k) < 1 or n_failures_per_kind < 0:
             raise ValueError(
-                f"n_queries_per_task and top_k must be at least 1, found {n_queries_per_task} and {top_k}."
+                "n_queries_per_task and top_k must be at least 1, and n_failures_per_kind at least 0, "
+                f"found {n_queries_per_task}, {top_k} and {n_failures_per_kind}."
             )
+        self.n_failures_per_kind = n_failures_per_kind
         self.n_queries_per_task, self.top_k, self.folder = n_queries_per_task, top_k, folder
         self._shown: EvaluationRound | None = None
 
@@ -116,16 +127,50 @@ class RetrievalGallery(Callback):
         self._shown = evaluation.latest
         if not trainer.is_global_zero:
             return
-        queries = data_of(trainer).queries(evaluation.split)
-        for task, ranking in evaluation.rankings.get(GLOBAL, evaluation.rankings.get(LOCAL, {})).items():
-            found = found_by(queries, ranking, n_queries=self.n_queries_per_task, top_k=self.top_k)
+        queries, wording = data_of(trainer).queries(evaluation.split), evaluation.wording
+        rankings = evaluation.rankings.get(GLOBAL, evaluation.rankings.get(LOCAL, {}))
+        for task, ranking in rankings.items():
+            found = found_by(
+                queries, ranking, n_queries=self.n_queries_per_task, top_k=self.top_k, wording=wording
+            )
             if found:
                 title = f"{task} · step {trainer.global_step}"
                 path = self.output_folder(trainer) / f"{task}.png"
                 record(trainer, f"gallery/{task}", path, draw_gallery(title, found))
+        if self.n_failures_per_kind and evaluation.candidates is not None:
+            failed = [
+                (task, failure)
+                for task, ranking in rankings.items()
+                for failure in failures_of(queries, ranking, evaluation.candidates)
+            ]
+            for kind in KINDS:
+                self._show_failures(trainer, kind, [each for each in failed if each[1].kind == kind])
+
+    def _show_failures(self, trainer: Trainer, kind: str, failed: Sequence[tuple[str, Failure]]) -> None:
+        """Draw some failures of a kind; a picture of an earlier round goes where there are none any more."""
+        path = self.output_folder(trainer) / "failures" / f"{kind.replace(' ', '_')}.png"
+        if not failed:
+            if not is_dry_run(trainer):
+                path.unlink(missing_ok=True)
+            return
+        evaluation = self._evaluation(trainer)
+        queries = data_of(trainer).queries(evaluation.split)
+        rankings = evaluation.rankings.get(GLOBAL, evaluation.rankings.get(LOCAL, {}))
+        rows = []
+        for at in _spread(len(failed), self.n_failures_per_kind):
+            task, failure = failed[at]
+            ranking, place = rankings[task], failure.place
+            query, scores = int(ranking.queries[place]), ranking.scores[place]
+            found = _found(queries, query, ranking.rows[place, : self.top_k], scores, evaluation.wording)
+            positive = Card(queries.corpus.candidate(failure.positive).content, f"{task}\npositive", GREEN)
+            rows.append(Row(found.query, (positive, *_cards(found.hits))))
+        title = f"{kind}: {len(rows)} of {len(failed)} failures · step {trainer.global_step}"
+        record(trainer, f"gallery/failures/{path.stem}", path, draw_rows(title, rows))
 
 
-def found_by(queries: QuerySet, ranking: Ranking, *, n_queries: int, top_k: int) -> list[Found]:
+def found_by(
+    queries: QuerySet, ranking: Ranking, *, n_queries: int, top_k: int, wording: Wording = FIRST
+) -> list[Found]:
     """Read some queries and what they found.
 
     Args:
@@ -133,15 +178,14 @@ def found_by(queries: QuerySet, ranking: Ranking, *, n_queries: int, top_k: int)
         ranking: Ranked lists of one task.
         n_queries: How many queries, spread evenly over the ranking; fewer if it has fewer.
         top_k: How many candidates of each at most.
+        wording: How the queries were asked.
 
     Raises:
         DataError: If a shard is damaged.
     """
-    count = len(ranking.queries)
-    places = np.unique(np.linspace(0, count - 1, min(n_queries, count)).round().astype(int))
     return [
-        _found(queries, int(ranking.queries[at]), ranking.rows[at, :top_k], ranking.scores[at])
-        for at in places
+        _found(queries, int(ranking.queries[at]), ranking.rows[at, :top_k], ranking.scores[at], wording)
+        for at in _spread(len(ranking.queries), n_queries)
     ]
 
 
@@ -166,7 +210,19 @@ def _cards(hits: Sequence[Hit]) -> tuple[Card, ...]:
     )
 
 
-def _found(queries: QuerySet, query: int, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> Found:
+def _spread(count: int, shown: int) -> list[int]:
+    """Some of so many places, evenly."""
+    places: list[int] = np.unique(np.linspace(0, count - 1, min(shown, count)).round().astype(int)).tolist()
+    return places
+
+
+def _found(
+    queries: QuerySet,
+    query: int,
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    wording: Wording,
+) -> Found:
     corpus, positives = queries.corpus, set(queries.positives(query).tolist())
     target = int(queries.target_modality[query])
     hits = [
@@ -179,5 +235,6 @@ def _found(queries: QuerySet, query: int, rows: NDArray[np.int64], scores: NDArr
         for row, score in zip(rows.tolist(), scores, strict=False)
         if row >= 0
     ]
-    # The fixed instruction of evaluation is the first one.
-    return Found(queries.query(query, queries.record(query).instructions[0]), tuple(hits))
+    prompts = queries.record(query).instructions
+    instruction = prompts[wording.position(str(queries.ids[query]), len(prompts))]
+    return Found(wording.query(queries.query(query, instruction)), tuple(hits))

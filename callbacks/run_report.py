@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
-from callbacks.collaborators import is_dry_run
+from callbacks.collaborators import data_of, is_dry_run
+from callbacks.environment import environment
+from callbacks.evaluation_report import report_of
 from callbacks.hard_negative_mining import HardNegativeMining
+from callbacks.markdown import Section, percent, record_tables
 from callbacks.mining_round import MiningRound
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from data_modules.atomic import staged_file
@@ -27,17 +27,6 @@ from mmretrieval.metrics.evaluation import AVERAGE, GLOBAL, LOCAL, MODALITY_ACCU
 
 _SHOWN_ROUNDS = 4  # in a cell of the terminal's table
 _WIDTH = 400  # columns at most where the output is no terminal, so that no row is broken
-_PACKAGES = (
-    "mmretrieval",
-    "torch",
-    "lightning",
-    "transformers",
-    "peft",
-    "torchmetrics",
-    "faiss-gpu",
-    "faiss-cpu",
-    "numpy",
-)
 Column = tuple[str, str, str]
 """Heading, pool, name of the measure."""
 
@@ -45,8 +34,10 @@ Column = tuple[str, str, str]
 class RunReport(Callback):
     """Shows a summary when a fit ends, and writes ``report.md`` with ``curves.png``.
 
-    Reads :class:`~callbacks.RetrievalEvaluation` and, if there is one, :class:`~callbacks.HardNegativeMining`
-    of the same trainer. Under ``fast_dev_run`` no file is written.
+    After ``validate`` and ``test`` it writes ``report_<command>.md``, in which nothing differs between
+    machines. TensorBoard has the same tables. Reads :class:`~callbacks.RetrievalEvaluation` and, if there is
+    one, :class:`~callbacks.HardNegativeMining` of the same trainer. Under ``fast_dev_run`` no file is
+    written.
 
     Args:
         folder: Where to write, beside the evaluation's ``metrics.json`` by default.
@@ -78,29 +69,58 @@ class RunReport(Callback):
             curves(evaluation).savefig(path, format="png", dpi=120)
         with staged_file(folder / "report.md") as path:
             path.write_text(self._text(trainer, pl_module, evaluation), "utf-8")
+        record_tables(trainer, _results(evaluation), trainer.global_step)
         trainer.print(f"Report: {folder / 'report.md'}")
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._report_single(trainer, "validate")
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report_single(trainer, "test")
+
+    def _report_single(self, trainer: Trainer, command: str) -> None:
+        evaluation = _evaluation_of(trainer)
+        if not trainer.is_global_zero or is_dry_run(trainer) or evaluation.latest is None:
+            return
+        queries = data_of(trainer).queries(evaluation.split)
+        text, sections = report_of(f"Evaluation of {evaluation.split}", evaluation, queries)
+        folder = self.folder if self.folder is not None else evaluation.output_folder(trainer)
+        with staged_file(folder / f"report_{command}.md") as path:
+            path.write_text(text, "utf-8")
+        record_tables(trainer, sections, evaluation.latest.step)
+        _console().print(transposed(sections[0]))
+        trainer.print(f"Report: {folder / f'report_{command}.md'}")
 
     def _text(self, trainer: Trainer, module: LightningModule, evaluation: RetrievalEvaluation) -> str:
         rounds, mining = evaluation.history, _mining_of(trainer)
         seconds = time.perf_counter() - self._started
         names = [_name(done) for done in rounds]
+        settings = list(_settings(trainer, module, evaluation, mining))
+        machine = [*environment(trainer), ("wall time", _duration(seconds))]
         parts = [
             f"# {Path(trainer.default_root_dir).name}",
             f"{type(module).__name__}, {trainer.global_step:,} steps, {_duration(seconds)} in all. Values "
             f"are percentages of the {evaluation.split} queries: {' → '.join(names)}.",
             "![Averages over steps](curves.png)",
-            "## Tasks",
-            _markdown(["task", *(heading for heading, _, _ in _columns(evaluation))], _rows(evaluation)),
-            "## Averages",
-            _markdown(*_averages(rounds)),
-            "## Mined negatives",
-            _markdown(*_mined(mining.reports)) if mining and mining.reports else "None were mined.",
-            "## Settings",
-            _markdown(["setting", "value"], _settings(trainer, module, evaluation, mining)),
-            "## Environment",
-            _markdown(["part", "version"], [*_environment(trainer), ("wall time", _duration(seconds))]),
+            *(section.text() for section in _results(evaluation)),
+            Section("Mined negatives", *_mined(mining.reports)).text()
+            if mining and mining.reports
+            else "## Mined negatives\n\nNone were mined.",
+            Section("Settings", ["setting", "value"], settings).text(),
+            Section("Environment", ["part", "version"], machine).text(),
         ]
         return "\n\n".join(parts) + "\n"
+
+
+def _results(evaluation: RetrievalEvaluation) -> tuple[Section, ...]:
+    heading = ["task", *(heading for heading, _, _ in _columns(evaluation))]
+    return (
+        Section("Tasks", heading, _rows(evaluation)),
+        Section("Averages", *_averages(evaluation.history)),
+    )
 
 
 def summary_table(evaluation: RetrievalEvaluation) -> Table:
@@ -119,6 +139,16 @@ def summary_table(evaluation: RetrievalEvaluation) -> Table:
         table.add_row(*row)
     table.add_section()
     table.add_row(*average, style="bold")
+    return table
+
+
+def transposed(section: Section) -> Table:
+    """A table of a report for the terminal, transposed: its columns are many and its rows few."""
+    table = Table(title=section.title)
+    for cell in (section.heading[0], *(" ".join(row[:2]) for row in section.rows)):
+        table.add_column(cell, no_wrap=True)
+    for number, name in enumerate(section.heading[2:], start=2):
+        table.add_row(name, *(row[number] for row in section.rows))
     return table
 
 
@@ -176,7 +206,7 @@ def _rows(evaluation: RetrievalEvaluation, *, limit: bool = False) -> list[list[
     rows = []
     for task in [*tasks, AVERAGE]:
         cells = [
-            [_percent(done.value(pool, task, n)) for done in rounds] for _, pool, n in _columns(evaluation)
+            [percent(done.value(pool, task, n)) for done in rounds] for _, pool, n in _columns(evaluation)
         ]
         rows.append([task, *(" → ".join(_shortened(cell) if limit else cell) for cell in cells)])
     return rows
@@ -195,7 +225,7 @@ def _averages(rounds: list[EvaluationRound]) -> tuple[list[str], list[list[str]]
         [
             _name(done),
             str(done.step),
-            *(_percent(done.value(pool, AVERAGE, name)) for pool, name in names),
+            *(percent(done.value(pool, AVERAGE, name)) for pool, name in names),
             _duration(done.seconds),
         ]
         for done in rounds
@@ -247,35 +277,8 @@ def _flat(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, str]
             yield f"{prefix}.{name}", type(value).__name__
 
 
-def _environment(trainer: Trainer) -> Iterator[tuple[str, str]]:
-    yield "python", platform.python_version()
-    for package in _PACKAGES:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue  # one of the two FAISS packages, or a source tree that is not installed
-    yield "system", platform.platform()
-    yield "processors", str(os.cpu_count())
-    device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    yield "device", f"{trainer.world_size} x {name}"
-
-
-def _markdown(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
-
-
 def _name(done: EvaluationRound) -> str:
     return "untrained" if done.untrained else f"epoch {done.epoch}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _duration(seconds: float) -> str:

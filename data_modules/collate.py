@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from data_modules.corpus import PackedCorpus, QuerySet
 from data_modules.mixture import TrainingItem
+from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncoderInputs, EncodingBatch
 from mmretrieval.content import Candidate, Query
 
@@ -115,10 +116,12 @@ class CandidateDataset(Dataset[tuple[int, Candidate]]):
 
     Args:
         corpus: The packed data set.
+        wording: How texts are cleaned.
     """
 
-    def __init__(self, corpus: PackedCorpus) -> None:
+    def __init__(self, corpus: PackedCorpus, wording: Wording = FIRST) -> None:
         self.corpus = corpus
+        self.wording = wording
 
     def __getitem__(self, row: int) -> tuple[int, Candidate]:
         """Read and decode a candidate.
@@ -126,7 +129,7 @@ class CandidateDataset(Dataset[tuple[int, Candidate]]):
         Raises:
             DataError: If a shard is damaged.
         """
-        return row, self.corpus.candidate(row)
+        return row, self.wording.candidate(self.corpus.candidate(row))
 
 
 class QueryDataset(Dataset[tuple[int, Query]]):
@@ -134,10 +137,12 @@ class QueryDataset(Dataset[tuple[int, Query]]):
 
     Args:
         queries: The queries of a split.
+        wording: Another instruction, or a clean-up, instead.
     """
 
-    def __init__(self, queries: QuerySet) -> None:
+    def __init__(self, queries: QuerySet, wording: Wording = FIRST) -> None:
         self.queries = queries
+        self.wording = wording
 
     def __getitem__(self, row: int) -> tuple[int, Query]:
         """Read and decode a query.
@@ -145,7 +150,11 @@ class QueryDataset(Dataset[tuple[int, Query]]):
         Raises:
             DataError: If a shard is damaged.
         """
-        return row, self.queries.asked(row, 0)
+        if self.wording == FIRST:
+            return row, self.queries.asked(row, 0)
+        count = len(self.queries.instructions(row))
+        position = self.wording.position(str(self.queries.ids[row]), count)
+        return row, self.wording.query(self.queries.asked(row, position))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,7 @@ from data_modules.shards import Column, Ints, ShardTable
 from mmretrieval.content import MODALITIES, Candidate, Content, Modality, Query
 
 MANIFEST = "manifest.json"
-FORMAT = "mmretrieval-packed"
-VERSION = 1
+FORMAT, VERSION = "mmretrieval-packed", 1
 IMAGE_FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Image formats that are read, and the extension of each in a shard."""
 MAX_IMAGE_PIXELS = 64 * 2**20
@@ -190,7 +189,7 @@ class PackedCorpus:
             DataError: If a shard is damaged.
         """
         text = self.candidate_record(row).text
-        return Candidate(Content(text, self.image(int(self._candidate_images[row]))))
+        return Candidate(Content(text, self.image(int(self.candidate_images[row]))))
 
     def candidate_record(self, row: int) -> CandidateRecord:
         """Read a candidate without its image.
@@ -246,7 +245,8 @@ class PackedCorpus:
         return self._candidates.column("id", np.int64)
 
     @cached_property
-    def _candidate_images(self) -> Ints:
+    def candidate_images(self) -> Ints:
+        """Row of each candidate's picture, the same iff their bytes are equal; -1 without one, ``(N,)``."""
         return self._candidates.column("image", np.int64)
 
     @cached_property
@@ -350,7 +350,7 @@ class QuerySet:
         Raises:
             DataError: If a shard is damaged.
         """
-        return Content(json.loads(self._table.read(row))["text"], self.corpus.image(int(self._images[row])))
+        return Content(json.loads(self._table.read(row))["text"], self.corpus.image(int(self.images[row])))
 
     def query(self, row: int, instruction: str | None) -> Query:
         """Read a query, to be asked with ``instruction``.
@@ -368,7 +368,7 @@ class QuerySet:
         """
         fields = json.loads(self._table.read(row))
         prompts = self.corpus.manifest["instructions"][fields["instruction"]]["prompts"]
-        return Query(Content(fields["text"], self.corpus.image(int(self._images[row]))), prompts[instruction])
+        return Query(Content(fields["text"], self.corpus.image(int(self.images[row]))), prompts[instruction])
 
     def local_pool(self, task: str) -> str | None:
         """Return the name of a task's own pool, or ``None`` if the data set has none for it."""
@@ -380,7 +380,8 @@ class QuerySet:
         return self.corpus.table(f"queries/{self.split}")
 
     @cached_property
-    def _images(self) -> Ints:
+    def images(self) -> Ints:
+        """Row of each query's picture, as :attr:`PackedCorpus.candidate_images`, ``(N,)``."""
         return self._table.column("image", np.int64)
 
     @cached_property

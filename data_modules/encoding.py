@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch.utils.data import DataLoader
 
 from data_modules.corpus import Codes, PackedCorpus, QuerySet
+from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import EncodingBatch
 
 Ints = npt.NDArray[np.int64]
@@ -73,18 +74,22 @@ class EncodingTable:
         return self.make_loader(batches, len(batches))
 
 
-def candidates_digest(corpus: PackedCorpus) -> str:
-    """Return a hex digest of all candidates and pictures."""
-    return _digest(corpus, ["candidates", "images"])
+def candidates_digest(corpus: PackedCorpus, wording: Wording = FIRST) -> str:
+    """Return a hex digest of all candidates and pictures, and of how texts are cleaned."""
+    return _digest(corpus, ["candidates", "images"], *_facts(wording.candidate_suffix))
 
 
-def queries_digest(queries: QuerySet) -> str:
-    """Return a hex digest of a split's queries, their instructions, pictures and positives."""
+def queries_digest(queries: QuerySet, wording: Wording = FIRST) -> str:
+    """Return a hex digest of a split's queries, their instructions and wording, pictures and positives."""
     corpus, name = queries.corpus, f"queries/{queries.split}"
     arrays = [f"{name}/{array}.npy" for array in ("positives", "positive_starts")]
     facts = [corpus.manifest["arrays"][array]["digest"] for array in arrays]
     instructions = json.dumps(corpus.manifest["instructions"], sort_keys=True)
-    return _digest(corpus, [name, "images"], *facts, instructions)
+    return _digest(corpus, [name, "images"], *facts, instructions, *_facts(wording.suffix))
+
+
+def _facts(suffix: str) -> tuple[str, ...]:
+    return (suffix,) if suffix else ()  # nothing for the usual wording, whose embeddings are kept in fits
 
 
 def _digest(corpus: PackedCorpus, tables: list[str], *facts: str) -> str:

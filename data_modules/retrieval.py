@@ -33,6 +33,7 @@ from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import DataError
 from data_modules.mixture import MixtureBatchSampler, MixtureSettings
 from data_modules.packing import pack, source_digest
+from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch
 from mmretrieval.mining import NegativeTable
 
@@ -235,45 +236,51 @@ class RetrievalDataModule(LightningDataModule):
         """Return batches of all candidates, to embed."""
         return self.candidate_table().loader(np.arange(len(self.corpus), dtype=np.int64))
 
-    def candidate_table(self, processor: ContentProcessor | None = None) -> EncodingTable:
+    def candidate_table(
+        self, processor: ContentProcessor | None = None, wording: Wording = FIRST
+    ) -> EncodingTable:
         """Return all candidates, to embed some of them.
 
         Args:
             processor: Makes the model inputs; that of the trained retriever by default.
+            wording: How texts are cleaned.
         """
-        corpus = self.corpus
+        corpus, made = self.corpus, CandidateDataset(self.corpus, wording)
         return EncodingTable(
-            name="candidates",
-            digest=candidates_digest(corpus),
+            name=f"candidates{wording.candidate_suffix}",
+            digest=candidates_digest(corpus, wording),
             ids=corpus.candidate_ids,
             modalities=corpus.candidate_modalities,
             sizes=corpus.candidate_sizes,
             batch_size=self.encoding_batch_size,
             make_loader=lambda batches, count: self._loader(
-                CandidateDataset(corpus), batches, CandidateCollate(processor or self._processor()), count
+                made, batches, CandidateCollate(processor or self._processor()), count
             ),
         )
 
-    def query_table(self, split: str, processor: ContentProcessor | None = None) -> EncodingTable:
+    def query_table(
+        self, split: str, processor: ContentProcessor | None = None, wording: Wording = FIRST
+    ) -> EncodingTable:
         """Return all queries of a split, each with its fixed instruction, to embed some of them.
 
         Args:
             split: A split that has queries.
             processor: Makes the model inputs; that of the trained retriever by default.
+            wording: Another instruction, or a clean-up, instead.
 
         Raises:
             DataError: If the split has no queries.
         """
         queries = self.queries(split)
         return EncodingTable(
-            name=f"{split} queries",
-            digest=queries_digest(queries),
+            name=f"{split} queries{wording.suffix}",
+            digest=queries_digest(queries, wording),
             ids=queries.ids.astype(np.bytes_),
             modalities=queries.modalities,
             sizes=queries.sizes,
             batch_size=self.encoding_batch_size,
             make_loader=lambda batches, count: self._loader(
-                QueryDataset(queries), batches, QueryCollate(processor or self._processor()), count
+                QueryDataset(queries, wording), batches, QueryCollate(processor or self._processor()), count
             ),
         )
 

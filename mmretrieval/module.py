@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -22,6 +23,7 @@ from mmretrieval.batches import ContrastiveBatch, EncodingBatch
 from mmretrieval.distributed import step_seed, world_size
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.prompts import InputProcessor
+from mmretrieval.encoder.saving import adapter_folder, read_settings
 from mmretrieval.errors import UserError
 from mmretrieval.health import StepHealth
 from mmretrieval.loss import ContrastiveLoss
@@ -32,6 +34,12 @@ SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 
 
 _BASE, _HEALTH = "mmretrieval_base", "mmretrieval_health"
+
+
+def _saved_encoder(folder: Path | None) -> MLLMEncoder:
+    if folder is None:
+        raise UserError("model.encoder: there is none; give one, or init_from with a saved one")
+    return MLLMEncoder(**read_settings(folder)[0])
 
 
 class TrainingData(Protocol):
@@ -51,25 +59,35 @@ class UniversalRetriever(LightningModule):
     positive, and away from the batch's other candidates and from mined negatives.
 
     Args:
-        encoder: The MLLM that embeds.
+        encoder: The MLLM that embeds; ``None``: the one that was saved in ``init_from``.
         loss: The contrastive objective.
         optimizer: Makes the optimizer from the trained parameters.
         scheduler: Makes the schedule from the optimizer and the number of steps; ``None``: a constant rate.
         max_skipped_steps: A step whose loss or gradient is not finite on some rank changes nothing on any
             rank; so many in a row end the training.
+        init_from: The ``adapter`` folder of a run, or the run's folder, whose weights to start from. A
+            checkpoint to resume from replaces them.
+
+    Raises:
+        UserError: If an argument is out of range, there is neither encoder nor ``init_from``, or the encoder
+            has other settings than the saved one.
     """
 
     def __init__(
         self,
-        encoder: MLLMEncoder,
+        encoder: MLLMEncoder | None,
         loss: ContrastiveLoss,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: SchedulerFactory | None = None,
         max_skipped_steps: int = 10,
+        init_from: Path | None = None,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints leave out the frozen base; keys are compared exactly here
-        self.encoder = encoder
+        self.init_from = None if init_from is None else adapter_folder(init_from)
+        self.trained_steps = 0
+        """Optimizer steps that the weights have seen; those of an adapter are not known."""
+        self.encoder = encoder if encoder is not None else _saved_encoder(self.init_from)
         self.loss = loss
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -79,6 +97,7 @@ class UniversalRetriever(LightningModule):
         self.health = StepHealth()
         self._latest_rows = torch.zeros(0, dtype=torch.long)
         self._step_started = 0.0
+        self._started = False
 
     @property
     def input_processor(self) -> InputProcessor:
@@ -96,6 +115,9 @@ class UniversalRetriever(LightningModule):
     @override
     def configure_model(self) -> None:
         self.encoder.load()
+        if self.init_from is not None and not self._started:
+            self.encoder.load_saved(self.init_from)
+        self._started = True
         if self._trainer is None:
             return
         if isinstance(self.trainer.strategy, ShardedStrategy):
@@ -183,6 +205,7 @@ class UniversalRetriever(LightningModule):
 
     @override
     def on_train_batch_end(self, outputs: object, batch: ContrastiveBatch, batch_idx: int) -> None:
+        self.trained_steps = self.global_step
         seconds = time.perf_counter() - self._step_started
         queries = batch.query_rows.shape[0] * world_size()
         self.log("train/queries_per_second", queries / seconds)
@@ -227,3 +250,4 @@ class UniversalRetriever(LightningModule):
                 f"{names[:3]}; resume with the settings of that run."
             )
         self.health.load_state_dict(checkpoint[_HEALTH])
+        self.trained_steps = int(checkpoint.get("global_step", 0))

@@ -18,6 +18,7 @@ from mmretrieval.batches import EncoderInputs
 from mmretrieval.content import Candidate, Content, Query
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.provenance import Provenance, read_provenance
+from mmretrieval.encoder.saving import adapter_folder
 from mmretrieval.export.mteb_encoder import MTEBEncoder
 
 if TYPE_CHECKING:
@@ -80,14 +81,12 @@ class Retriever:
         Raises:
             UserError: If files are missing or damaged, or do not fit their base model.
         """
-        folder = Path(path)
-        name = folder.resolve().name
-        if (folder / "adapter").is_dir():
-            folder = folder / "adapter"
-        elif name == "adapter":
-            name = folder.resolve().parent.name
-        provenance = read_provenance(folder)
-        return cls(MLLMEncoder.from_pretrained(folder), device, batch_size, dim, name, provenance)
+        folder = adapter_folder(Path(path))
+        whole = folder.resolve()
+        name = whole.parent.name if whole.name == "adapter" else whole.name
+        return cls(
+            MLLMEncoder.from_pretrained(folder), device, batch_size, dim, name, read_provenance(folder)
+        )
 
     def encode_queries(self, queries: Sequence[Query | Content | str]) -> NDArray[np.float32]:
         """Embed queries.

@@ -194,3 +194,34 @@ def test_steps_that_are_not_finite_are_skipped_and_many_end_the_run_with_their_q
     module.training_step(batch, 1).backward()
     with pytest.raises(UserError, match=r"2 steps in a row .* train:0, train:1, train:2"):
         module.on_before_optimizer_step(optimizer)
+
+
+def test_a_retriever_starts_from_what_another_saved(module, tiny_mllm, tmp_path):
+    with torch.no_grad():
+        for parameter in module.encoder.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.5)
+    (tmp_path / "run/adapter").mkdir(parents=True)
+    module.encoder.save_pretrained(tmp_path / "run/adapter")
+    same = {"base": str(tiny_mllm), "trained": TrainedParts(embeddings=True)}
+    for encoder in (None, MLLMEncoder(lora=LoRA(rank=4, alpha=8), **same)):
+        started = UniversalRetriever(encoder, InfoNCE(), init_from=tmp_path / "run")
+        started.configure_model()
+        assert started.embedding_hash() == module.embedding_hash()
+    other = MLLMEncoder(lora=LoRA(rank=4, alpha=8), bidirectional=True, **same)
+    refused = UniversalRetriever(other, InfoNCE(), init_from=tmp_path / "run")
+    with pytest.raises(UserError, match=r"encoder\.bidirectional: True, saved with False"):
+        refused.configure_model()
+    with pytest.raises(UserError, match="give one, or init_from"):
+        UniversalRetriever(None, InfoNCE())
+
+
+def test_weights_that_were_loaded_once_are_not_loaded_over_a_training(module, tmp_path):
+    module.encoder.save_pretrained(tmp_path)
+    started = UniversalRetriever(None, InfoNCE(), init_from=tmp_path)
+    started.configure_model()
+    with torch.no_grad():
+        next(p for p in started.parameters() if p.requires_grad).add_(1.0)
+    changed = started.weights_hash()
+    started.configure_model()
+    assert started.weights_hash() == changed != module.weights_hash()

@@ -30,7 +30,7 @@ from mmretrieval.encoder.backbone import (
     resolve,
 )
 from mmretrieval.encoder.checkpointing import checkpoint_activations, checkpoint_projectors
-from mmretrieval.encoder.chunks import Chunks, length_sorted, rows_of, split_further
+from mmretrieval.encoder.chunks import Chunks, aligned, length_sorted, rows_of, split_further
 from mmretrieval.encoder.discovery import family_of, is_discovered
 from mmretrieval.encoder.families import Family
 from mmretrieval.encoder.fingerprint import fingerprint, model_folder
@@ -255,6 +255,9 @@ class MLLMEncoder(nn.Module):
         # A chunk without rows embeds one for nothing: all ranks take part in gathering sharded weights.
         chunks = [rows_of(inputs, rows if len(rows) else order[:1]) for rows in torch.split(order, sizes)]
         recomputed = self.chunks.recomputed(len(chunks)) if torch.is_grad_enabled() else 0
+        if not torch.is_grad_enabled():
+            padding = int(self.core.config.image_token_id == 0)
+            chunks = [aligned(chunk, padding) for chunk in chunks]
         parts = []
         for number, (chunk, shown) in enumerate(zip(chunks, _shown(chunks, features), strict=True)):
             if number < recomputed:
@@ -341,16 +344,25 @@ class MLLMEncoder(nn.Module):
             UserError: If files are missing or damaged, the base is another one than that trained from, or the
                 weights are not exactly those that the settings call for.
         """
-        settings, base_fingerprint = saving.read_settings(folder)
-        encoder = cls(**settings)
-        encoder.load()  # first: it downloads what a hub name stands for
-        if encoder.base_fingerprint != base_fingerprint:
-            raise UserError(
-                f"{folder}: was trained from other weights than those of {encoder.base!r} (fingerprint "
-                f"{base_fingerprint}, found {encoder.base_fingerprint}); give the base it belongs to"
-            )
-        encoder.load_trained(folder / saving.WEIGHTS)
+        encoder = cls(**saving.read_settings(folder)[0])
+        encoder.load_saved(folder)
         return encoder
+
+    def load_saved(self, folder: Path) -> None:
+        """Load the base, and put the weights into it that :meth:`save_pretrained` wrote.
+
+        Raises:
+            UserError: As :meth:`from_pretrained`, or if other settings decide the embeddings here.
+        """
+        settings, base_fingerprint = saving.read_settings(folder)
+        saving.check_settings(self, type(self)(**settings), folder)
+        self.load()  # first: it downloads what a hub name stands for
+        if self.base_fingerprint != base_fingerprint:
+            raise UserError(
+                f"{folder}: was trained from other weights than those of {self.base!r} (fingerprint "
+                f"{base_fingerprint}, found {self.base_fingerprint}); give the base it belongs to"
+            )
+        self.load_trained(folder / saving.WEIGHTS)
 
     def load_trained(self, path: Path) -> None:
         """Put saved trained weights into the loaded encoder.

@@ -56,6 +56,32 @@ def settings_of(encoder: MLLMEncoder) -> dict[str, Any]:
     return settings
 
 
+def check_settings(encoder: MLLMEncoder, saved: MLLMEncoder, folder: Path) -> None:
+    """Refuse an encoder that would embed otherwise than the saved one.
+
+    How and whence the base is loaded may differ: its weights are compared by their fingerprint.
+
+    Raises:
+        UserError: If a setting differs.
+    """
+    found, expected = settings_of(encoder), settings_of(saved)
+    differing = [
+        f"{name}: {found[name]!r}, saved with {expected[name]!r}"
+        for name in found
+        if name not in ("base", "loading") and found[name] != expected[name]
+    ]
+    if differing:
+        raise UserError(
+            f"{folder}: was saved with other settings than encoder.{'; encoder.'.join(differing)}; give the "
+            "same ones, or take the saved encoder with --model.init_args.encoder null"
+        )
+
+
+def adapter_folder(path: Path) -> Path:
+    """The ``adapter`` folder of a run, or the folder itself where it has none."""
+    return path / "adapter" if (path / "adapter").is_dir() else path
+
+
 def read_settings(folder: Path) -> tuple[dict[str, Any], str]:
     """Return the arguments of the saved encoder, and the fingerprint of the base it was trained from.
 

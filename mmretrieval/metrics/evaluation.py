@@ -1,100 +1,52 @@
-"""From ranked lists and known positives to one table of measures per task; pure functions of arrays."""
+"""From the measures of queries to one table per pool, with averages over tasks and intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mmretrieval.metrics.functional import (
-    hit_rate_at_k,
-    modality_accuracy_at_1,
-    ndcg_at_k,
-    reciprocal_rank,
+from mmretrieval.metrics.bootstrap import Bootstrap, mean_of
+from mmretrieval.metrics.measures import (
+    MODALITY_ACCURACY,
+    Floats,
+    means,
+    modality_measures,
+    query_measures,
 )
+from mmretrieval.metrics.ranked import Positives, Ranking, Rows
 
-Rows = NDArray[np.int64]
+__all__ = [
+    "AVERAGE",
+    "COMPOSED",
+    "GLOBAL",
+    "LOCAL",
+    "MODALITY_ACCURACY",
+    "SINGLE_MODAL",
+    "EvaluationRound",
+    "Intervals",
+    "Positives",
+    "Ranking",
+    "Rows",
+    "TaskTable",
+    "interval_table",
+    "is_average",
+    "metrics_document",
+    "modality_accuracy",
+    "task_metrics",
+    "with_average",
+]
 TaskTable = dict[str, dict[str, float]]
 """Task → name of the measure → value; the mean over tasks under :data:`AVERAGE`."""
+Intervals = dict[str, dict[str, list[float]]]
+"""Task, or average → name of the measure → lower and upper bound."""
 GLOBAL, LOCAL = "global", "local"
 AVERAGE = "average"
-MODALITY_ACCURACY = "modality_accuracy@1"
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """The ranked lists of some queries.
-
-    Args:
-        queries: Row of each query in its split.
-        rows: Candidate row at each rank, best first, -1 where there is none.
-        scores: The score of each of ``rows``.
-
-    Shape:
-        - queries: ``(Q,)``; rows, scores: ``(Q, K)``.
-    """
-
-    queries: Rows
-    rows: Rows
-    scores: NDArray[np.float32]
-
-    def part(self, places: NDArray[np.integer] | NDArray[np.bool_]) -> Ranking:
-        """The lists at some places, not at query rows."""
-        return Ranking(self.queries[places], self.rows[places], self.scores[places])
-
-
-@dataclass(frozen=True, slots=True)
-class Positives:
-    """The known positives of some queries: those of query q are ``rows[offsets[q]:offsets[q + 1]]``.
-
-    Args:
-        rows: Candidate rows, one query after the other, each once a query.
-        offsets: Where each query begins, and the end.
-
-    Shape:
-        - offsets: ``(Q + 1,)``.
-    """
-
-    rows: Rows
-    offsets: Rows
-
-    @classmethod
-    def of(cls, positives: Iterable[NDArray[np.integer]]) -> Self:
-        """Build the table from each query's candidate rows; rows that are there twice count once."""
-        parts = [np.unique(rows).astype(np.int64) for rows in positives]
-        offsets = np.cumsum([0, *(part.size for part in parts)], dtype=np.int64)
-        return cls(np.concatenate([np.empty(0, np.int64), *parts]), offsets)
-
-    def part(self, queries: Rows) -> Positives:
-        """The positives of some queries, in their order."""
-        return type(self).of(self.rows[self.offsets[q] : self.offsets[q + 1]] for q in queries.tolist())
-
-    def relevant(self, ranked: Rows) -> NDArray[np.bool_]:
-        """Whether the candidate at each rank is a known positive of its query.
-
-        Shape:
-            - ranked: ``(Q, K)`` candidate rows or -1, output: ``(Q, K)``.
-        """
-        # One integer for (query, candidate), so that a single membership test serves all queries.
-        stride = int(max(ranked.max(initial=0), self.rows.max(initial=0))) + 1
-        queries = np.arange(self.offsets.size - 1, dtype=np.int64)
-        known = np.repeat(queries, np.diff(self.offsets)) * stride + self.rows
-        found: NDArray[np.bool_] = np.isin(queries[:, None] * stride + ranked, known) & (ranked >= 0)
-        return found
-
-    def count_in(self, pool: Rows) -> Rows:
-        """How many positives of each query a pool holds.
-
-        Shape:
-            - pool: candidate rows, output: ``(Q,)``.
-        """
-        inside = np.concatenate([[0], np.cumsum(np.isin(self.rows, pool))])
-        counts: Rows = inside[self.offsets[1:]] - inside[self.offsets[:-1]]
-        return counts
+SINGLE_MODAL, COMPOSED = "average_single_modal", "average_composed"
+"""Averages over the tasks without and with contents of picture and text together, of full evaluations."""
 
 
 class TaskMetrics(NamedTuple):
@@ -112,10 +64,7 @@ class TaskMetrics(NamedTuple):
 def task_metrics(
     ranking: Ranking, positives: Positives, pool: Rows, *, ks: Sequence[int] = (1, 5, 10), ndcg_k: int = 10
 ) -> TaskMetrics:
-    """``hit@k``, ``ndcg@k`` and ``mrr`` of some queries in one pool.
-
-    Only ranks matter. Positives that are not in the pool do not count, neither as relevant nor in the ideal
-    list of nDCG. The reciprocal rank is 0 where the list ends before the first positive.
+    """``hit@k``, ``ndcg@k`` and ``mrr`` of some queries in one pool, see :func:`~.measures.query_measures`.
 
     Args:
         ranking: What was retrieved from the pool.
@@ -127,17 +76,8 @@ def task_metrics(
     Raises:
         ValueError: If a cut-off is not positive, or the pool does not hold what was retrieved from it.
     """
-    totals = positives.count_in(pool)
-    judged = totals > 0
-    left_out = int((~judged).sum())
-    if not judged.any():
-        return TaskMetrics({}, left_out)
-    relevant = torch.from_numpy(positives.relevant(ranking.rows)[judged])
-    total = torch.from_numpy(totals[judged])
-    values = {f"hit@{k}": hit_rate_at_k(relevant, k) for k in ks}
-    values[f"ndcg@{ndcg_k}"] = ndcg_at_k(relevant, total, ndcg_k)
-    values["mrr"] = reciprocal_rank(relevant)
-    return TaskMetrics({name: float(value.double().mean()) for name, value in values.items()}, left_out)
+    measured = query_measures(ranking, positives, pool, ks=ks, ndcg_k=ndcg_k)
+    return TaskMetrics(means(measured.values), measured.left_out)
 
 
 def modality_accuracy(
@@ -150,24 +90,61 @@ def modality_accuracy(
         target_modality: Modality code that each query of the split asks for.
         candidate_modalities: Modality code of each candidate.
     """
-    top = ranking.rows[:, 0]
-    found = np.where(top >= 0, candidate_modalities[top].astype(np.int64), -1)
-    target = target_modality[ranking.queries].astype(np.int64)
-    correct = modality_accuracy_at_1(torch.from_numpy(found), torch.from_numpy(target))
-    return float(correct.double().mean())
+    return means(modality_measures(ranking, target_modality, candidate_modalities))[MODALITY_ACCURACY]
 
 
-def with_average(tasks: Mapping[str, dict[str, float]]) -> TaskTable:
-    """The table and its mean over tasks, each task with the same weight.
+def with_average(
+    tasks: Mapping[str, dict[str, float]], groups: Mapping[str, Sequence[str]] | None = None
+) -> TaskTable:
+    """The table and its means over tasks, each task with the same weight.
 
-    A measure is averaged over the tasks that have it.
+    A measure is averaged over the tasks that have it; a group without any task is left out.
 
     Args:
         tasks: Task → name of the measure → value.
+        groups: Name of a further average → its tasks.
     """
-    names = dict.fromkeys(name for values in tasks.values() for name in values)
-    columns = {name: [values[name] for values in tasks.values() if name in values] for name in names}
-    return {**tasks, AVERAGE: {name: float(np.mean(column)) for name, column in columns.items()}}
+    members = {AVERAGE: tuple(tasks), **(groups or {})}
+    averages = {
+        name: _average([tasks[task] for task in own if task in tasks]) for name, own in members.items()
+    }
+    return {**tasks, **{name: values for name, values in averages.items() if values or name == AVERAGE}}
+
+
+def _average(tasks: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for values in tasks for name in values)
+    columns = {name: [values[name] for values in tasks if name in values] for name in names}
+    return {name: float(np.mean(column)) for name, column in columns.items()}
+
+
+def interval_table(
+    tasks: Mapping[str, Mapping[str, Floats]], groups: Mapping[str, Sequence[str]], bootstrap: Bootstrap
+) -> Intervals:
+    """The interval of each measure of each task, and of each average.
+
+    In each sample, an average is the mean over its tasks of their means, so that its interval is that of
+    other queries of the same tasks, not of other tasks.
+
+    Args:
+        tasks: Task → name of the measure → its value for each query.
+        groups: Name of an average → its tasks.
+        bootstrap: How to draw.
+    """
+    drawn = {task: bootstrap.means(task, values) for task, values in tasks.items()}
+    for name, own in groups.items():
+        members = [drawn[task] for task in own if task in tasks]
+        names = dict.fromkeys(measure for values in members for measure in values)
+        drawn[name] = {m: mean_of([values[m] for values in members if m in values]) for m in names}
+    return {
+        task: {name: list(bootstrap.interval(column)) for name, column in values.items()}
+        for task, values in drawn.items()
+        if values
+    }
+
+
+def is_average(task: str) -> bool:
+    """Whether a row of a table is an average."""
+    return task in (AVERAGE, SINGLE_MODAL, COMPOSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +157,20 @@ class EvaluationRound:
         seconds: How long it took.
         metrics: "global" and "local" → task, and "average" → name of the measure → value. A pool that the
             data does not have is not there.
+        intervals: The same → lower and upper bound, where they were asked for.
+        spread: The same, tasks alone → standard deviation over instructions, where there were several.
+        left_out: "global" and "local" → task → queries without a positive in the pool.
+        queries: Task → number of its queries.
     """
 
     epoch: int
     step: int
     seconds: float
     metrics: dict[str, TaskTable]
+    intervals: dict[str, Intervals] = field(default_factory=dict)
+    spread: dict[str, TaskTable] = field(default_factory=dict)
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    queries: dict[str, int] = field(default_factory=dict)
 
     @property
     def untrained(self) -> bool:
@@ -205,16 +190,21 @@ class EvaluationRound:
             for name, value in values.items()
         }
 
+    def document(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds of a single evaluation: nothing that differs between machines."""
+        more = {"intervals": self.intervals, "instruction_spread": self.spread}
+        counts = {"queries": self.queries, "without_positive_in_pool": self.left_out}
+        return {**self.metrics, **{name: part for name, part in more.items() if part}, **counts}
 
-def metrics_document(rounds: Sequence[EvaluationRound], *, with_untrained: bool = True) -> dict[str, Any]:
-    """What ``metrics.json`` holds: the last round's measures, the untrained ones, and all rounds.
+
+def metrics_document(rounds: Sequence[EvaluationRound]) -> dict[str, Any]:
+    """What ``metrics.json`` of a fit holds: the last round's measures, the untrained ones, and all rounds.
 
     Args:
-        rounds: At least one, in the order of time.
-        with_untrained: Whether a round at step 0 is one of untrained weights, as it is in a fit.
+        rounds: At least one, in the order of time; one at step 0 is of untrained weights.
     """
     first = rounds[0]
-    untrained = {"untrained": first.metrics} if with_untrained and first.untrained else {}
+    untrained = {"untrained": first.metrics} if first.untrained else {}
     epochs = [
         {"epoch": done.epoch, "step": done.step, "seconds": round(done.seconds, 3), **done.metrics}
         for done in rounds

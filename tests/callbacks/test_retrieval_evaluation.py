@@ -104,9 +104,9 @@ def test_the_metrics_file_has_the_last_the_untrained_and_all_rounds(fit, tmp_pat
 def test_run_files_hold_the_ranked_lists_of_the_last_round(fit, module, data, tmp_path):
     evaluation = RetrievalEvaluation(depth=12)
     fit(evaluation)
-    assert sorted(path.stem for path in (tmp_path / "runs").iterdir()) == [
-        f"{pool}_{task}" for pool in ("global", "local") for task in (ALPHA, BETA)
-    ]
+    names = [f"{pool}_{task}" for pool in ("global", "local") for task in (ALPHA, BETA)]
+    for suffix in ("trec", "qrels"):
+        assert sorted(path.stem for path in (tmp_path / "runs").glob(f"*.{suffix}")) == names
     queries, corpus = data.corpus.queries("test"), data.corpus
     lines = [line.split(" ") for line in (tmp_path / f"runs/local_{BETA}.trec").read_text().splitlines()]
     pool = corpus.pools[f"local_{BETA}"]

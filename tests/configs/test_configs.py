@@ -180,6 +180,51 @@ def test_a_trained_checkpoint_is_tested_with_the_metrics_of_its_run(run):
     assert tested["global"]["average"] == pytest.approx(trained["global"]["average"], abs=1e-6)
 
 
+# --- evaluation alone
+
+
+def evaluate(*files, out, options=()):
+    configs = [word for file in ("evaluate.yaml", *files) for word in ("-c", str(CONFIGS / file))]
+    main(["test", *configs, f"--trainer.default_root_dir={out}", *options])
+    return json.loads((out / "metrics_test.json").read_text())
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "adapter"])
+def test_a_trained_retriever_is_evaluated_in_full_with_the_numbers_of_its_run(run, tmp_path, form):
+    options = ["--data.init_args.size=64", "--data.init_args.encoding_batch_size=64"]
+    if form == "checkpoint":
+        options.append(f"--ckpt_path={run}/checkpoints/last.ckpt")
+    else:
+        options += [f"--model.init_args.init_from={run}", "--model.init_args.encoder=null"]
+    found = evaluate(out=tmp_path, options=options)
+    trained = json.loads((run / "metrics.json").read_text())
+    for pool in ("global", "local"):
+        for task, values in trained[pool].items():
+            assert {name: found[pool][task][name] for name in values} == pytest.approx(values, abs=1e-6)
+        assert {"average_single_modal", "average_composed"} < found[pool].keys()
+    steps = trained["epochs"][-1]["step"]
+    assert found["evaluation"]["weights"] == (f"step {steps}" if form == "checkpoint" else "adapter")
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    promised = {"report_test.md", "uniir_test.tsv", "environment_test.json", "config_test.yaml"}
+    promised |= {f"runs_test/global_scenenews_task0.{end}" for end in ("trec", "qrels")}
+    assert promised <= files
+    assert any(name.startswith("gallery/failures/") for name in files)
+    assert "Untrained" not in (tmp_path / "report_test.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:The weights that are evaluated are untrained")
+@pytest.mark.skipif(not EMOJI.is_dir(), reason="the real pictures are not here")
+def test_real_pictures_get_a_complete_report_which_says_that_nothing_was_trained(tmp_path):
+    options = ["--data.root", str(EMOJI)]
+    found = evaluate("data/mbeir.yaml", out=tmp_path, options=options)
+    tasks = {"emojiname_task0", "emojiname_task3", "emojiwords_task1", "average", "average_single_modal"}
+    assert found["global"].keys() == found["local"].keys() == tasks
+    text = (tmp_path / "report_test.md").read_text()
+    assert "**Untrained**" in text
+    assert "| emojiwords_task1 | 517 | 0 |" in text
+    assert len((tmp_path / "uniir_test.tsv").read_text().splitlines()) == 1 + 3 * 3
+
+
 # --- the paper's two models, and mining apart from training
 
 

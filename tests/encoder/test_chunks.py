@@ -130,6 +130,21 @@ def test_the_tower_sees_each_picture_once_and_the_share_asked_for_is_kept(folder
     assert seen == {"tower": 3, "language": calls}
 
 
+@torch.no_grad()
+def test_an_embedding_has_the_same_bits_whatever_it_is_embedded_with(tiny_mllm, picture):
+    encoder = perturb(make(tiny_mllm)).eval()
+    contents = [
+        Candidate(Content("word " * count, picture.rotate(90 * count) if count % 3 == 0 else None))
+        for count in range(1, 25)
+    ]
+    whole = encoder(encoder.input_processor.candidates(contents))
+    for rows, size in ((None, 1), (5, 24), (None, 7)):
+        encoder.chunks = Chunks(rows=rows)
+        parts = [contents[start : start + size] for start in range(0, len(contents), size)]
+        again = torch.cat([encoder(encoder.input_processor.candidates(part)) for part in parts])
+        assert torch.equal(again, whole)
+
+
 @given(
     lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40),
     rows=st.none() | st.integers(1, 10),
