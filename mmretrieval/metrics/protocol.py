@@ -65,9 +65,13 @@ class Protocol:
             raise ValueError(f"ndcg_k and map_ks must be at least 1, found {self.ndcg_k} and {self.map_ks}.")
 
     def of(self, task: str) -> CutOffs:
-        """The cut-off ranks of a task, by the name of its data set in any case of letters."""
-        name = data_set_of(task).lower()
-        return next((rule for key, rule in self.data_sets.items() if key.lower() == name), self.cut_offs)
+        """The cut-off ranks of a task, by the name of its data set in any case of letters.
+
+        What holds for ``fashioniq`` holds for its parts, as ``fashioniq_dress``, too.
+        """
+        name = f"{data_set_of(task).lower()}_"
+        fitting = [key for key in self.data_sets if name.startswith(f"{key.lower()}_")]
+        return self.data_sets[max(fitting, key=len)] if fitting else self.cut_offs
 
     @property
     def depth(self) -> int:
