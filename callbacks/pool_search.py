@@ -111,12 +111,9 @@ class OwnImages:
         out = (own >= 0) & (shown == own) & ~self._positives.part(ranking.queries).relevant(rows)
         kept = np.argsort(out, axis=1, kind="stable")[:, :depth]
         gone = np.take_along_axis(out, kept, axis=1)
-        rows, scores = np.take_along_axis(rows, kept, axis=1), np.take_along_axis(scores, kept, axis=1)
-        return Ranking(
-            ranking.queries,
-            np.where(gone, -1, rows),
-            np.where(gone, np.float32(-np.inf), scores),
-        )
+        rows = np.where(gone, -1, np.take_along_axis(rows, kept, axis=1))
+        scores = np.where(gone, np.float32(-np.inf), np.take_along_axis(scores, kept, axis=1))
+        return Ranking(ranking.queries, rows, scores)
 
     def _images(self, asked: Rows) -> Rows:
         """Each query's picture; -1 without one, or where the task takes nothing out."""

@@ -249,10 +249,8 @@ class RetrievalEvaluation(Callback):
         stores, rounds = [self.candidates], []
         for wording, by_task in self._asked(data.queries(self.split), query_rows):
             # The usual table is asked for without the argument, which other data modules need not have.
-            if wording == FIRST:
-                table = data.query_table(self.split)
-            else:
-                table = data.query_table(self.split, wording=wording)
+            usual = wording == FIRST
+            table = data.query_table(self.split) if usual else data.query_table(self.split, wording=wording)
             stores.append(self._embed(trainer, module, table, np.sort(np.concatenate([*by_task.values()]))))
             place = (self.candidates, stores[-1], by_task, self._pools, self.depth, own, device)
             rounds.append(search_pools(index, *place))

@@ -1,4 +1,7 @@
-"""Measures of single queries from the ranks of what is relevant, with trec_eval's definitions."""
+"""Measures of single queries from the ranks of what is relevant, with trec_eval's definitions.
+
+All but ``map@k``, which divides by at most k as CIRCO does and as evaluation here does.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ class Measure:
         if self.name == "recall":
             return len(found) / total
         if self.name == "map":
-            return sum(place / rank for place, (rank, _) in enumerate(found, 1)) / total
+            return sum(place / rank for place, (rank, _) in enumerate(found, 1)) / min(total, self.k or total)
         gains = sorted((relevance for relevance in judged.values() if relevance > 0), reverse=True)[: self.k]
         ideal = _discounted(np.arange(1, len(gains) + 1, dtype=np.int64), gains)
         return (

@@ -189,6 +189,7 @@ def evaluate(*files, out, options=()):
     return json.loads((out / "metrics_test.json").read_text())
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # mining's state is not needed
 @pytest.mark.parametrize("form", ["checkpoint", "adapter"])
 def test_a_trained_retriever_is_evaluated_in_full_with_the_numbers_of_its_run(run, tmp_path, form):
     options = ["--data.init_args.size=64", "--data.init_args.encoding_batch_size=64"]
