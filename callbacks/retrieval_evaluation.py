@@ -26,7 +26,7 @@ from callbacks.collaborators import (
     trained_steps,
     weights_origin,
 )
-from callbacks.embedding import discard, embed
+from callbacks.embedding import discard, embed, same_bits
 from callbacks.environment import environment
 from callbacks.evaluation_tables import ShortMeasures, groups_of, tables_of
 from callbacks.pool_search import DRY_QUERIES, OwnImages, Pool, Rankings, pools_of, rows_by_task, search_pools
@@ -292,7 +292,8 @@ class RetrievalEvaluation(Callback):
                 "The weights that are evaluated are untrained: give --ckpt_path CHECKPOINT, or the folder of "
                 "a run as --model.init_args.init_from RUN. The report says so too."
             )
-        done = self.evaluate(trainer, module, trainer.current_epoch)
+        with same_bits(module):
+            done = self.evaluate(trainer, module, trainer.current_epoch)
         _log(trainer, {name: value for name, value in done.scalars().items() if not _is_average(name)})
         self._monitor(module, done, logger=bool(trainer.loggers))
         self.latest_facts = self._facts(trainer, module)  # all ranks: weights may be shared among them

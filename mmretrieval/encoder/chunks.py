@@ -110,22 +110,21 @@ def rows_of(inputs: EncoderInputs, rows: Tensor) -> EncoderInputs:
     )
 
 
-def aligned(inputs: EncoderInputs, padding: int, columns: int | None = None) -> EncoderInputs:
+def aligned(inputs: EncoderInputs, padding: int, columns: int = 16) -> EncoderInputs:
     """Pad to a multiple of so many columns.
 
     In single precision on a CPU, an embedding then is the same to the last bit whatever it is embedded with:
-    vectorised sums over tokens begin anew at each multiple of the vector's width, so that masked columns only
-    add zeros, and rows of a matrix product do not depend on each other. Without it, the padding that a batch
+    vectorised sums over tokens begin anew at each multiple of a few vectors, so that masked columns only add
+    zeros, and rows of a matrix product do not depend on each other. Without it, the padding that a batch
     happens to need changes scores by about 3e-7. GPUs choose their kernels by the size of a batch, so there
-    it does not hold.
+    it does not hold; nor does it for products of fewer than eight rows by several threads, as of a lone
+    picture of four patches.
 
     Args:
         inputs: N contents.
         padding: Id of any token that is no image token.
-        columns: At least 1; ``None``: the width of this processor's vectors.
+        columns: At least 1; 8 are too few on AVX2 already.
     """
-    if columns is None:
-        columns = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
     missing = -inputs.input_ids.shape[1] % columns
     if not missing:
         return inputs

@@ -110,6 +110,8 @@ class MLLMEncoder(nn.Module):
         self.chunks = chunks
         self.in_step = False
         """Whether ranks must embed equally many chunks, as where the language model is sharded over them."""
+        self.aligned = False
+        """Whether embeddings without gradients have the same bits in any batch, see ``chunks.aligned``."""
         self._swapped = ""
         self.core: Any = None
         self.pool: Any = None
@@ -255,7 +257,7 @@ class MLLMEncoder(nn.Module):
         # A chunk without rows embeds one for nothing: all ranks take part in gathering sharded weights.
         chunks = [rows_of(inputs, rows if len(rows) else order[:1]) for rows in torch.split(order, sizes)]
         recomputed = self.chunks.recomputed(len(chunks)) if torch.is_grad_enabled() else 0
-        if not torch.is_grad_enabled():
+        if self.aligned and not torch.is_grad_enabled():
             padding = int(self.core.config.image_token_id == 0)
             chunks = [aligned(chunk, padding) for chunk in chunks]
         parts = []
