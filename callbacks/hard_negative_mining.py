@@ -39,7 +39,8 @@ from mmretrieval.mining import (
     merge_rounds,
     mine,
 )
-from mmretrieval.mining.negatives import Scalar, file_hash
+from mmretrieval.mining.negatives import file_hash
+from mmretrieval.mining.stamp import Scalar
 
 
 class HardNegativeMining(Callback):

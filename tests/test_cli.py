@@ -378,7 +378,7 @@ def test_other_errors_keep_their_traceback(folder: Path, monkeypatch: pytest.Mon
 
 def test_errors_of_data_and_mined_negatives_are_user_errors() -> None:
     from data_modules.formats.records import DataError
-    from mmretrieval.mining.negatives import DamagedNegativesError, StaleNegativesError
+    from mmretrieval.mining.stamp import DamagedNegativesError, StaleNegativesError
 
     for error in (DataError, DamagedNegativesError, StaleNegativesError):
         assert issubclass(error, UserError)

@@ -14,20 +14,14 @@ from mmretrieval.mining.hits import Hits
 from mmretrieval.mining.mined import MinedNegatives, NegativeKind
 from mmretrieval.mining.miner import mine
 from mmretrieval.mining.modality_aware import MiningSettings, mine_modality_aware
-from mmretrieval.mining.negatives import (
-    DamagedNegativesError,
-    ExpectedStamp,
-    MinedNegative,
-    NegativeTable,
-    StaleNegativesError,
-    Stamp,
-)
+from mmretrieval.mining.negatives import MinedNegative, NegativeTable
 from mmretrieval.mining.plan import MiningPlan, Override
 from mmretrieval.mining.rankings import Rankings
 from mmretrieval.mining.report import FilteredMiningReport, MiningReport
 from mmretrieval.mining.rounds import merge_rounds
 from mmretrieval.mining.score_filters import MarginToPositive, MaxScore, PercentOfPositive
 from mmretrieval.mining.selection import ModalityAware, Selection, TopK
+from mmretrieval.mining.stamp import DamagedNegativesError, ExpectedStamp, StaleNegativesError, Stamp
 
 __all__ = [
     "DamagedNegativesError",

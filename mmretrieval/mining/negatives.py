@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -16,11 +15,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mmretrieval.errors import UserError
 from mmretrieval.mining.mined import MinedNegatives, NegativeKind
+from mmretrieval.mining.stamp import DamagedNegativesError, ExpectedStamp, Stamp, parsed_stamp, stamp_array
 
-FORMAT_VERSION = 1
-Scalar = str | int | float | bool | None
 _DTYPES = {
     "query_ids": "S",
     "offsets": "i",
@@ -30,75 +27,6 @@ _DTYPES = {
     "scores": "f",
     "stamp": "U",
 }
-
-
-class StaleNegativesError(UserError):
-    """A file of mined negatives belongs to other weights, another pool, or other queries."""
-
-
-class DamagedNegativesError(UserError):
-    """A file is no complete file of mined negatives."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What negatives were mined from.
-
-    Args:
-        weights_hash: Hash of the retriever's weights.
-        step: The optimizer step of these weights.
-        pool_hash: Hash of the candidate pool.
-        queries_hash: Hash of the queries with their positives.
-        round: Number of the mining, from 0.
-        settings: All that mining was configured with, as JSON scalars.
-        format_version: Version of the file format.
-    """
-
-    weights_hash: str
-    step: int
-    pool_hash: str
-    queries_hash: str
-    round: int
-    settings: dict[str, Scalar] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
-
-
-@dataclass(frozen=True, slots=True)
-class ExpectedStamp:
-    """What a reader needs negatives to be mined from; ``None`` accepts anything.
-
-    Args:
-        pool_hash: Hash of the candidate pool.
-        queries_hash: Hash of the queries with their positives.
-        weights_hash: Hash of the retriever's weights.
-        step: The optimizer step of the weights.
-        round: Number of the mining.
-        settings: All that mining is configured with.
-    """
-
-    pool_hash: str
-    queries_hash: str
-    weights_hash: str | None = None
-    step: int | None = None
-    round: int | None = None
-    settings: dict[str, Scalar] | None = None
-
-    def check(self, stamp: Stamp, path: Path) -> None:
-        """Refuse a stamp that differs.
-
-        Raises:
-            StaleNegativesError: Names every field that differs, with what was found and expected.
-        """
-        differing = [
-            f"{name}: found {getattr(stamp, name)!r}, expected {expected!r}"
-            for name, expected in asdict(self).items()
-            if expected is not None and getattr(stamp, name) != expected
-        ]
-        if differing:
-            raise StaleNegativesError(
-                f"{path} was mined from something else. {'; '.join(differing)}. "
-                "Mine again with the current weights and data, or point to the file that belongs to them."
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +167,7 @@ class NegativeTable:
         staged = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             with staged.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, stamp=_stamp_json(self.stamp), **self._arrays)
+                np.savez_compressed(file, allow_pickle=False, stamp=stamp_array(self.stamp), **self._arrays)
                 file.flush()
                 os.fsync(file.fileno())
             digest = file_hash(staged)
@@ -263,7 +191,7 @@ class NegativeTable:
             DamagedNegativesError: If the file is truncated, changed, or of another format.
         """
         arrays = _read(path)
-        stamp = _parsed_stamp(arrays.pop("stamp"), path)
+        stamp = parsed_stamp(arrays.pop("stamp"), path)
         expected.check(stamp, path)
         try:
             _check_arrays(arrays)
@@ -388,27 +316,6 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     if wrong:
         raise DamagedNegativesError(f"{path}: {', '.join(wrong)} hold values of another type. {advice}")
     return arrays
-
-
-def _stamp_json(stamp: Stamp) -> NDArray[np.str_]:
-    for key, value in stamp.settings.items():
-        if not isinstance(value, str | int | float | bool | None):
-            raise ValueError(f"Setting {key!r} must be a JSON scalar, found {type(value).__name__}.")
-    return np.array(json.dumps(asdict(stamp), sort_keys=True, allow_nan=False))
-
-
-def _parsed_stamp(array: NDArray[np.str_], path: Path) -> Stamp:
-    try:
-        values = json.loads(str(array))
-        version = values["format_version"]
-        if version == FORMAT_VERSION:
-            return Stamp(**values)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedNegativesError(f"{path} has no readable stamp: {error}. Mine again.") from error
-    raise StaleNegativesError(
-        f"{path}: format_version: found {version!r}, expected {FORMAT_VERSION}. "
-        "Mine again with this version of the package."
-    )
 
 
 def _sync_folder(folder: Path) -> None:

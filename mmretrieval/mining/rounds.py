@@ -10,7 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mmretrieval.mining.negatives import NegativeTable, StaleNegativesError
+from mmretrieval.mining.negatives import NegativeTable
+from mmretrieval.mining.stamp import StaleNegativesError
 
 _ROUNDS, _FILES = "merged_rounds", "merged_files"
 

@@ -10,15 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmretrieval.mining import MinedNegatives, NegativeKind
-from mmretrieval.mining.negatives import (
-    DamagedNegativesError,
-    ExpectedStamp,
-    MinedNegative,
-    NegativeTable,
-    StaleNegativesError,
-    Stamp,
-    file_hash,
-)
+from mmretrieval.mining.negatives import MinedNegative, NegativeTable, file_hash
+from mmretrieval.mining.stamp import DamagedNegativesError, ExpectedStamp, StaleNegativesError, Stamp
 
 STAMP = Stamp("weights", 120, "pool", "queries", 2, {"top_k": 50, "p": 0.5, "note": None, "on": True})
 EXPECTED = ExpectedStamp("pool", "queries", "weights", 120, 2, dict(STAMP.settings))
