@@ -13,7 +13,7 @@ from data_modules.corpus import QuerySet
 from data_modules.encoding import EncodingTable
 from data_modules.formats.records import id_key
 from mmretrieval.index import EmbeddingStore, VectorIndex
-from mmretrieval.metrics.evaluation import Positives
+from mmretrieval.metrics.ranked import Positives
 from mmretrieval.mining import Rankings
 
 Rows = NDArray[np.int64]

@@ -19,7 +19,7 @@ from callbacks.retrieval_evaluation import GLOBAL, LOCAL, EvaluationRound, Retri
 from data_modules.corpus import QuerySet
 from data_modules.wording import FIRST, Wording
 from mmretrieval.content import Content, Query
-from mmretrieval.metrics.evaluation import Ranking
+from mmretrieval.metrics.ranked import Ranking
 
 
 @dataclass(frozen=True, slots=True)

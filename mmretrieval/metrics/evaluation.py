@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmretrieval.metrics.bootstrap import Bootstrap, mean_of
-from mmretrieval.metrics.measures import (
-    MODALITY_ACCURACY,
-    Floats,
-    means,
-    modality_measures,
-    query_measures,
-)
-from mmretrieval.metrics.ranked import Positives, Ranking, Rows
+from mmretrieval.metrics.measures import MODALITY_ACCURACY, Floats
 
 __all__ = [
     "AVERAGE",
@@ -28,15 +20,10 @@ __all__ = [
     "SINGLE_MODAL",
     "EvaluationRound",
     "Intervals",
-    "Positives",
-    "Ranking",
-    "Rows",
     "TaskTable",
     "interval_table",
     "is_average",
     "metrics_document",
-    "modality_accuracy",
-    "task_metrics",
     "with_average",
 ]
 TaskTable = dict[str, dict[str, float]]
@@ -47,50 +34,6 @@ GLOBAL, LOCAL = "global", "local"
 AVERAGE = "average"
 SINGLE_MODAL, COMPOSED = "average_single_modal", "average_composed"
 """Averages over the tasks without and with contents of picture and text together, of full evaluations."""
-
-
-class TaskMetrics(NamedTuple):
-    """The measures of one task in one pool.
-
-    Args:
-        values: Name → mean over queries; empty if no query could be judged.
-        left_out: Queries without any positive in the pool, which are not judged, as in trec_eval.
-    """
-
-    values: dict[str, float]
-    left_out: int
-
-
-def task_metrics(
-    ranking: Ranking, positives: Positives, pool: Rows, *, ks: Sequence[int] = (1, 5, 10), ndcg_k: int = 10
-) -> TaskMetrics:
-    """``hit@k``, ``ndcg@k`` and ``mrr`` of some queries in one pool, see :func:`~.measures.query_measures`.
-
-    Args:
-        ranking: What was retrieved from the pool.
-        positives: The known positives of the same queries, in the same order.
-        pool: Candidate rows of the pool.
-        ks: Cut-off ranks of the hit rates, each at least 1.
-        ndcg_k: Cut-off rank of nDCG, at least 1.
-
-    Raises:
-        ValueError: If a cut-off is not positive, or the pool does not hold what was retrieved from it.
-    """
-    measured = query_measures(ranking, positives, pool, ks=ks, ndcg_k=ndcg_k)
-    return TaskMetrics(means(measured.values), measured.left_out)
-
-
-def modality_accuracy(
-    ranking: Ranking, target_modality: NDArray[np.integer], candidate_modalities: NDArray[np.integer]
-) -> float:
-    """Share of queries whose top hit has the modality that was asked for.
-
-    Args:
-        ranking: What was retrieved, for at least one query.
-        target_modality: Modality code that each query of the split asks for.
-        candidate_modalities: Modality code of each candidate.
-    """
-    return means(modality_measures(ranking, target_modality, candidate_modalities))[MODALITY_ACCURACY]
 
 
 def with_average(

@@ -19,7 +19,7 @@ from callbacks.retrieval_gallery import (
 )
 from data_modules.corpus import PackedCorpus
 from mmretrieval.content import Content, Query
-from mmretrieval.metrics.evaluation import Ranking
+from mmretrieval.metrics.ranked import Ranking
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
