@@ -14,6 +14,7 @@ from callbacks.resume_checkpoint import ResumeCheckpoint
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from callbacks.retrieval_gallery import RetrievalGallery
 from callbacks.run_report import RunReport
+from callbacks.text_evaluation import TextEvaluation
 from mmretrieval.metrics.evaluation import EvaluationRound
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "RetrievalGallery",
     "RoundSubset",
     "RunReport",
+    "TextEvaluation",
     "embed",
 ]

@@ -96,13 +96,14 @@ def data_of(trainer: Trainer) -> RetrievalData:
 
 
 def listed_before(trainer: Trainer, callback: Callback, kind: type[C]) -> C:
-    """The last callback of a kind that is listed before one that shows its results.
+    """The last callback of a kind, without a label, that is listed before one that shows its results.
 
     Raises:
         MisconfigurationException: If there is none.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
-    found = [other for other in callbacks[: callbacks.index(callback)] if isinstance(other, kind)]
+    earlier = callbacks[: callbacks.index(callback)]
+    found = [c for c in earlier if isinstance(c, kind) and not getattr(c, "label", "")]
     if not found:
         shown, shower = kind.__name__, type(callback).__name__
         raise MisconfigurationException(

@@ -8,20 +8,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from callbacks.pool_search import Pool, Rankings
+from callbacks.pool_search import Found, Pool
 from data_modules.corpus import QuerySet
 from mmretrieval.content import Modality
 from mmretrieval.metrics.evaluation import (
     AVERAGE,
     COMPOSED,
     GLOBAL,
+    LOCAL,
     SINGLE_MODAL,
     Intervals,
     TaskTable,
     interval_table,
     with_average,
 )
-from mmretrieval.metrics.measures import Floats, means, modality_measures, query_measures
+from mmretrieval.metrics.measures import Floats, means, modality_measures, query_measures, subset_measures
 from mmretrieval.metrics.protocol import HEADLINE, Protocol
 from mmretrieval.metrics.ranked import Positives, Ranking
 
@@ -71,7 +72,7 @@ class Tables:
 
 
 def tables_of(
-    rounds: Sequence[Rankings],
+    rounds: Sequence[Found],
     pools: Sequence[Pool],
     queries: QuerySet,
     positives: Positives,
@@ -80,7 +81,8 @@ def tables_of(
     """Measure what was found.
 
     Args:
-        rounds: Ranked lists for each instruction; a task that has fewer instructions is not in the last ones.
+        rounds: What was found for each instruction; a task that has fewer instructions is not in the last
+            ones.
         pools: What was searched.
         queries: The queries of the split.
         positives: Of all of them.
@@ -89,14 +91,20 @@ def tables_of(
     tables = Tables()
     for pool in pools:
         for task in pool.tasks:
-            own = [rankings[pool.kind][task] for rankings in rounds if task in rankings.get(pool.kind, {})]
-            known = positives.part(own[0].queries)
-            measured = [_measured(task, pool, ranking, known, queries, asked) for ranking in own]
+            own = [
+                (found.rankings[pool.kind][task], found.groups.get(task))
+                for found in rounds
+                if task in found.rankings.get(pool.kind, {})
+            ]
+            known = positives.part(own[0][0].queries)
+            measured = [
+                _measured(task, pool, ranking, group, known, queries, asked) for ranking, group in own
+            ]
             values, left_out = measured[0]
             tables.left_out.setdefault(pool.kind, {})[task] = left_out
             if left_out:
                 rank_zero_warn(
-                    f"{left_out} of {own[0].queries.size} queries of {task} are left out of the "
+                    f"{left_out} of {own[0][0].queries.size} queries of {task} are left out of the "
                     f"{pool.kind} measures: none of their positives is in the pool."
                 )
             if not values:
@@ -127,6 +135,7 @@ def _measured(
     task: str,
     pool: Pool,
     ranking: Ranking,
+    group: Ranking | None,
     known: Positives,
     queries: QuerySet,
     asked: Protocol | ShortMeasures,
@@ -149,4 +158,6 @@ def _measured(
     if values and pool.kind == GLOBAL:
         modalities = queries.corpus.candidate_modalities
         values |= modality_measures(ranking, queries.target_modality, modalities, ks if full else ())
+    if values and group is not None and pool.kind == LOCAL:
+        values |= subset_measures(group.part(found.judged), known.part(np.flatnonzero(found.judged)))
     return values, found.left_out

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,15 +12,29 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
+from callbacks.exclusions import Exclusions
 from callbacks.searching import search
 from data_modules.corpus import QuerySet
 from mmretrieval.index import EmbeddingStore, VectorIndex
 from mmretrieval.metrics.evaluation import GLOBAL, LOCAL
-from mmretrieval.metrics.protocol import data_set_of
 from mmretrieval.metrics.ranked import Positives, Ranking, Rows
 
 Rankings = dict[str, dict[str, Ranking]]
 """Kind of pool → task → ranked lists."""
+
+
+class Found(NamedTuple):
+    """What the queries of a split find, asked in one way.
+
+    Args:
+        rankings: In the pools.
+        groups: Task → ranked lists within each query's group, for the tasks that have groups.
+    """
+
+    rankings: Rankings
+    groups: dict[str, Ranking]
+
+
 DRY_QUERIES, DRY_CANDIDATES = 2, 64  # a task's queries and a pool's candidates under fast_dev_run
 
 
@@ -73,53 +88,16 @@ def pools_of(queries: QuerySet) -> list[Pool]:
     return found
 
 
+def positives_of(queries: QuerySet) -> Positives:
+    """The known positives of all queries of a split, with their grades."""
+    rows = range(len(queries))
+    return Positives.of((queries.positives(row) for row in rows), (queries.grades(row) for row in rows))
+
+
 def rows_by_task(queries: QuerySet, rows: Rows) -> dict[str, Rows]:
     """The rows of each task, ascending if ``rows`` is."""
     tasks: NDArray[np.int32] = queries.task_of[rows]
     return {task: rows[tasks == number] for number, task in enumerate(queries.tasks)}
-
-
-class OwnImages:
-    """Takes candidates that show a query's own picture out of its ranked list, as CIRR and CIRCO do.
-
-    Pictures are the same if their files have the same bytes. Known positives stay in any case.
-
-    Args:
-        queries: The queries of the split.
-        positives: Of all of them.
-        data_sets: Names of the data sets that do so.
-    """
-
-    def __init__(self, queries: QuerySet, positives: Positives, data_sets: Collection[str]) -> None:
-        self._queries, self._positives = queries, positives
-        self.tasks = tuple(task for task in queries.tasks if data_set_of(task) in data_sets)
-        """The tasks that this concerns."""
-
-    def most(self, asked: Rows, pool: Rows) -> int:
-        """How many candidates of a pool can be taken out of one list."""
-        own = self._images(asked)
-        shown = self._queries.corpus.candidate_images[pool]
-        counts = np.bincount(shown[shown >= 0], minlength=1)
-        inside = own[(own >= 0) & (own < len(counts))]
-        return int(counts[inside].max(initial=0))
-
-    def removed(self, ranking: Ranking, depth: int) -> Ranking:
-        """Lists of a depth without these candidates, of lists that are deeper by :meth:`most`."""
-        rows, scores = ranking.rows, ranking.scores
-        own = self._images(ranking.queries)[:, None]
-        shown = np.where(rows >= 0, self._queries.corpus.candidate_images[rows], -1)
-        out = (own >= 0) & (shown == own) & ~self._positives.part(ranking.queries).relevant(rows)
-        kept = np.argsort(out, axis=1, kind="stable")[:, :depth]
-        gone = np.take_along_axis(out, kept, axis=1)
-        rows = np.where(gone, -1, np.take_along_axis(rows, kept, axis=1))
-        scores = np.where(gone, np.float32(-np.inf), np.take_along_axis(scores, kept, axis=1))
-        return Ranking(ranking.queries, rows, scores)
-
-    def _images(self, asked: Rows) -> Rows:
-        """Each query's picture; -1 without one, or where the task takes nothing out."""
-        numbers = [self._queries.tasks.index(task) for task in self.tasks]
-        concerned = np.isin(self._queries.task_of[asked], numbers)
-        return np.where(concerned, self._queries.images[asked], -1)
 
 
 def search_pools(
@@ -129,7 +107,7 @@ def search_pools(
     by_task: Mapping[str, Rows],
     pools: list[Pool],
     depth: int,
-    own: OwnImages,
+    exclusions: Exclusions,
     device: torch.device,
 ) -> Rankings:
     """Search each pool with the queries of its tasks, all ranks together.
@@ -141,7 +119,7 @@ def search_pools(
         by_task: Task → its query rows; tasks that are not there are not searched for.
         pools: Where to search.
         depth: Length of the lists.
-        own: What is taken out of them.
+        exclusions: What is taken out of them.
         device: Where the process group can exchange tensors.
     """
     rankings: Rankings = {}
@@ -150,9 +128,9 @@ def search_pools(
         if not tasks:
             continue
         asked = np.concatenate([by_task[task] for task in tasks])
-        deeper = depth + own.most(asked, pool.rows)
+        deeper = depth + exclusions.most(asked, pool.rows)
         scores, found = search(index, candidates, pool.rows, asked_of.vectors_of(asked), deeper, device)
-        ranking = own.removed(Ranking(asked, found, scores), depth)
+        ranking = exclusions.removed(Ranking(asked, found, scores), depth)
         for task in tasks:
             rankings.setdefault(pool.kind, {})[task] = ranking.part(np.isin(asked, by_task[task]))
     return rankings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,9 +27,20 @@ from callbacks.collaborators import (
 )
 from callbacks.embedding import discard, embed, same_bits
 from callbacks.environment import environment
+from callbacks.evaluation_files import write_json, write_rankings
 from callbacks.evaluation_tables import ShortMeasures, groups_of, tables_of
-from callbacks.pool_search import DRY_QUERIES, OwnImages, Pool, Rankings, pools_of, rows_by_task, search_pools
-from callbacks.run_files import write_qrels, write_run
+from callbacks.exclusions import Exclusions
+from callbacks.group_search import group_members, search_groups
+from callbacks.pool_search import (
+    DRY_QUERIES,
+    Found,
+    Pool,
+    Rankings,
+    pools_of,
+    positives_of,
+    rows_by_task,
+    search_pools,
+)
 from callbacks.uniir_table import write_uniir_table
 from data_modules.atomic import staged_file
 from data_modules.corpus import QuerySet
@@ -39,7 +49,7 @@ from data_modules.wording import FIRST, Wording
 from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
 from mmretrieval.metrics.evaluation import GLOBAL, LOCAL, EvaluationRound, is_average, metrics_document
 from mmretrieval.metrics.protocol import HEADLINE, Protocol, data_set_of
-from mmretrieval.metrics.ranked import Positives, Ranking, Rows
+from mmretrieval.metrics.ranked import Rows
 
 __all__ = ["GLOBAL", "LOCAL", "EvaluationRound", "RetrievalEvaluation"]
 
@@ -56,7 +66,8 @@ class RetrievalEvaluation(Callback):
     be monitored, for instance by ``ModelCheckpoint``. Under ``fast_dev_run`` only a few queries and
     candidates are embedded, and no file is written.
 
-    Attributes: ``history``, the rounds of the fit; ``latest``, the last round of any command; ``rankings``,
+    Attributes: ``label``, empty, or what distinguishes this evaluation from that of the trainer's own data in
+    names; ``history``, the rounds of the fit; ``latest``, the last round of any command; ``rankings``,
     its ranked lists by pool and task, those of the first instruction; ``candidates``, the embeddings of all
     pools; ``latest_facts``, what ``validate`` or ``test`` evaluated and how.
 
@@ -109,6 +120,7 @@ class RetrievalEvaluation(Callback):
         exclude_own_image: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.label = ""
         if not ks or min(*ks, ndcg_k, depth, every_n_epochs) < 1:
             raise ValueError(
                 "ks, ndcg_k, depth and every_n_epochs must be at least 1, "
@@ -142,7 +154,7 @@ class RetrievalEvaluation(Callback):
         if stage == "predict":
             return
         retriever_of(pl_module)
-        data_of(trainer).queries(self.split)  # an unknown split is an error now, not after an epoch
+        self.data(trainer).queries(self.split)  # an unknown split is an error now, not after an epoch
         if self.index is not None and len(self.index):
             raise MisconfigurationException(
                 f"The index of evaluation must be empty, it holds {len(self.index)}."
@@ -195,19 +207,20 @@ class RetrievalEvaluation(Callback):
             ValueError: If an embedding is not finite.
         """
         begin = time.perf_counter()
-        data = data_of(trainer)
+        data = self.data(trainer)
         queries = data.queries(self.split)
         rows = np.arange(len(queries), dtype=np.int64)
-        positives = Positives.of(queries.positives(row) for row in range(len(queries)))
-        self._pools = pools_of(queries)
+        positives = positives_of(queries)
+        self._pools = self.pools_of(queries)
         if is_dry_run(trainer):
             few = [part[:DRY_QUERIES] for part in rows_by_task(queries, rows).values()]
             rows = np.sort(np.concatenate(few))
             self._pools = [pool.shortened(positives.part(rows).rows) for pool in self._pools]
-        own = OwnImages(queries, positives, self._excluding(queries))
-        self.rankings, *self._further = self._search(trainer, module, data, rows, own)
+        exclusions = Exclusions(queries, positives, self._excluding(queries))
+        found = self._search(trainer, module, data, rows, exclusions)
+        self.rankings, *self._further = (asked.rankings for asked in found)
         asked = self.protocol or ShortMeasures(self.ks, self.ndcg_k)
-        tables = tables_of([self.rankings, *self._further], self._pools, queries, positives, asked)
+        tables = tables_of(found, self._pools, queries, positives, asked)
         groups = groups_of(queries) if self.protocol else {}
         self.latest = EvaluationRound(
             epoch,
@@ -236,28 +249,38 @@ class RetrievalEvaluation(Callback):
         module: LightningModule,
         data: RetrievalData,
         query_rows: Rows,
-        own: OwnImages,
-    ) -> list[Rankings]:
+        exclusions: Exclusions,
+    ) -> list[Found]:
         """Ranked lists for each wording."""
         device = trainer.strategy.root_device
         index = self.index
         if index is None:
             index = ExactIndex(str(device) if device.type == "cuda" else "cpu")
+        queries = data.queries(self.split)
         every = np.unique(np.concatenate([pool.rows for pool in self._pools]))
-        table = data.candidate_table(wording=self.wording) if self.wording.cleaned else data.candidate_table()
-        self.candidates = self._embed(trainer, module, table, every)
+        if not is_dry_run(trainer):
+            every = np.union1d(every, group_members(queries, query_rows))
+        self.candidates = self._embed(trainer, module, self._candidate_table(data), every)
         stores, rounds = [self.candidates], []
-        for wording, by_task in self._asked(data.queries(self.split), query_rows):
-            # The usual table is asked for without the argument, which other data modules need not have.
-            usual = wording == FIRST
-            table = data.query_table(self.split) if usual else data.query_table(self.split, wording=wording)
+        for wording, by_task in self._asked(queries, query_rows):
+            table = self._query_table(data, wording)
             stores.append(self._embed(trainer, module, table, np.sort(np.concatenate([*by_task.values()]))))
-            place = (self.candidates, stores[-1], by_task, self._pools, self.depth, own, device)
-            rounds.append(search_pools(index, *place))
+            place = (self.candidates, stores[-1], by_task, self._pools, self.depth, exclusions, device)
+            groups = search_groups(self.candidates, stores[-1], by_task, queries)
+            rounds.append(Found(search_pools(index, *place), groups))
         if is_dry_run(trainer):
             discard(trainer, *stores)
             self.candidates = None
         return rounds
+
+    # The usual tables are asked for without the argument, which other data modules need not have.
+
+    def _candidate_table(self, data: RetrievalData) -> EncodingTable:
+        return data.candidate_table(wording=self.wording) if self.wording.cleaned else data.candidate_table()
+
+    def _query_table(self, data: RetrievalData, wording: Wording) -> EncodingTable:
+        usual = wording == FIRST
+        return data.query_table(self.split) if usual else data.query_table(self.split, wording=wording)
 
     def _asked(self, queries: QuerySet, rows: Rows) -> list[tuple[Wording, dict[str, Rows]]]:
         """The wordings, each with the queries that are asked so."""
@@ -281,7 +304,7 @@ class RetrievalEvaluation(Callback):
     def _fit_round(self, trainer: Trainer, module: LightningModule, epoch: int) -> EvaluationRound:
         done = self.evaluate(trainer, module, epoch)
         self.history.append(done)
-        _log(trainer, done.scalars())
+        self._log(trainer, done.scalars())
         self._write(trainer, metrics_document(self.history), "")
         return done
 
@@ -294,26 +317,27 @@ class RetrievalEvaluation(Callback):
             )
         with same_bits(module):
             done = self.evaluate(trainer, module, trainer.current_epoch)
-        _log(trainer, {name: value for name, value in done.scalars().items() if not _is_average(name)})
+        self._log(trainer, {n: value for n, value in done.scalars().items() if not _is_average(n)})
         self._monitor(module, done, logger=bool(trainer.loggers))
         self.latest_facts = self._facts(trainer, module)  # all ranks: weights may be shared among them
         self._write(trainer, {**done.document(), "evaluation": self.latest_facts}, f"_{command}")
         if trainer.is_global_zero and not is_dry_run(trainer):
-            folder, queries = self.output_folder(trainer), data_of(trainer).queries(self.split)
-            with staged_file(folder / f"uniir_{command}.tsv") as path:
-                write_uniir_table(path, done, queries)
+            folder, queries = self.output_folder(trainer), self.data(trainer).queries(self.split)
+            if not self.label:
+                with staged_file(folder / f"uniir_{command}.tsv") as path:
+                    write_uniir_table(path, done, queries)
             machine = {"seconds": round(done.seconds, 3), **dict(environment(trainer))}
-            _write_json(folder / f"environment_{command}.json", machine)
+            write_json(folder / f"environment{self.file_suffix}_{command}.json", machine)
 
     def _facts(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         """What was evaluated and how, nothing of the machine; all ranks call it together."""
-        data = data_of(trainer)
+        data = self.data(trainer)
         return {
             "split": self.split,
             "weights": weights_origin(trainer, module),
             "embedding_hash": retriever_of(module).embedding_hash(),
-            "queries_digest": data.query_table(self.split).digest,
-            "candidates_digest": data.candidate_table().digest,
+            "queries_digest": self._query_table(data, self.wording).digest,
+            "candidates_digest": self._candidate_table(data).digest,
             "depth": self.depth,
             "instructions": self.instructions,
             "instruction_seed": self.wording.drawn_with,
@@ -324,27 +348,51 @@ class RetrievalEvaluation(Callback):
     def _write(self, trainer: Trainer, document: dict[str, Any], suffix: str) -> None:
         if not trainer.is_global_zero or is_dry_run(trainer):
             return
-        folder = self.output_folder(trainer)
-        _write_json(folder / f"metrics{suffix}.json", document)
-        queries = data_of(trainer).queries(self.split)
+        folder, suffix = self.output_folder(trainer), self.file_suffix + suffix
+        write_json(folder / f"metrics{suffix}.json", document)
+        queries = self.data(trainer).queries(self.split)
         origin = weights_origin(trainer, trainer.lightning_module)
         name = "step0" if origin == "unknown" else origin.replace(" ", "")
-        rounds = {"": self.rankings}
-        rounds |= {f"_prompt{number}": found for number, found in enumerate(self._further, start=2)}
-        for pool in self._pools:
-            for task in pool.tasks:
-                for prompt, rankings in rounds.items():
-                    ranking = rankings.get(pool.kind, {}).get(task)
-                    if ranking is not None:
-                        target = folder / f"runs{suffix}" / f"{pool.kind}_{task}{prompt}.trec"
-                        _write_ranking(target, ranking, pool.rows, queries, name)
+        write_rankings(folder / f"runs{suffix}", [self.rankings, *self._further], self._pools, queries, name)
 
     def _monitor(self, module: LightningModule, done: EvaluationRound, *, logger: bool) -> None:
         """Hand the averages to Lightning: callbacks monitor them, and ``validate`` returns what is logged."""
         for name, value in done.scalars().items():
             if _is_average(name):
                 # All ranks have the same value; sync_dist only says so to Lightning.
+                name = f"{self._prefix}{name}"
                 module.log(name, value, on_step=False, on_epoch=True, logger=logger, sync_dist=True)
+
+    def _log(self, trainer: Trainer, scalars: dict[str, float]) -> None:
+        # Not pl_module.log: it logs at the step before, and not at all in some of the hooks.
+        named = {f"{self._prefix}{name}": value for name, value in scalars.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(named, step=trainer.global_step)
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.label}/" if self.label else ""
+
+    @property
+    def file_suffix(self) -> str:
+        """What the names of files have behind ``metrics``, ``runs`` and ``report``."""
+        return f"_{self.label}" if self.label else ""
+
+    def data(self, trainer: Trainer) -> RetrievalData:
+        """The data that is evaluated.
+
+        Raises:
+            MisconfigurationException: If the trainer has no retrieval data.
+        """
+        return data_of(trainer)
+
+    def pools_of(self, queries: QuerySet) -> list[Pool]:
+        """The pools that queries search.
+
+        Raises:
+            MisconfigurationException: If there is none.
+        """
+        return pools_of(queries)
 
     def output_folder(self, trainer: Trainer) -> Path:
         """Where metrics and run files go."""
@@ -353,21 +401,3 @@ class RetrievalEvaluation(Callback):
 
 def _is_average(name: str) -> bool:
     return is_average(name.split("/")[1])
-
-
-def _log(trainer: Trainer, scalars: dict[str, float]) -> None:
-    # Not pl_module.log: it logs at the step before, and not at all in some of the hooks.
-    for logger in trainer.loggers:
-        logger.log_metrics(scalars, step=trainer.global_step)
-
-
-def _write_json(target: Path, document: dict[str, Any]) -> None:
-    with staged_file(target) as path:
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", "utf-8")
-
-
-def _write_ranking(target: Path, ranking: Ranking, pool: Rows, queries: QuerySet, name: str) -> None:
-    with staged_file(target) as path:
-        write_run(path, ranking, queries, name)
-    with staged_file(target.with_suffix(".qrels")) as path:
-        write_qrels(path, ranking.queries, pool, queries)

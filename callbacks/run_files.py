@@ -35,7 +35,7 @@ def write_run(path: Path, ranking: Ranking, queries: QuerySet, name: str) -> Non
 
 
 def write_qrels(path: Path, asked: Rows, pool: Rows, queries: QuerySet) -> None:
-    """Write the known positives that a pool holds; queries without any have no line.
+    """Write the known positives that a pool holds, with their grades; queries without any have no line.
 
     Args:
         path: Where to.
@@ -46,9 +46,10 @@ def write_qrels(path: Path, asked: Rows, pool: Rows, queries: QuerySet) -> None:
     ids = queries.corpus.candidate_ids
     with path.open("w", encoding="ascii") as file:
         for query in asked.tolist():
-            rows = np.unique(queries.positives(query))
-            known = ids[rows[np.isin(rows, pool)]].astype(str)
-            file.writelines(f"{queries.ids[query]} 0 {did} 1\n" for did in known)
+            rows, first = np.unique(queries.positives(query), return_index=True)
+            inside = np.isin(rows, pool)
+            known = zip(ids[rows[inside]].astype(str), queries.grades(query)[first][inside], strict=True)
+            file.writelines(f"{queries.ids[query]} 0 {did} {grade}\n" for did, grade in known)
 
 
 def strictly_falling(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
-from callbacks.collaborators import data_of, is_dry_run
+from callbacks.collaborators import is_dry_run
 from callbacks.environment import environment
 from callbacks.evaluation_report import report_of
 from callbacks.hard_negative_mining import HardNegativeMining
@@ -35,9 +35,9 @@ class RunReport(Callback):
     """Shows a summary when a fit ends, and writes ``report.md`` with ``curves.png``.
 
     After ``validate`` and ``test`` it writes ``report_<command>.md``, in which nothing differs between
-    machines. TensorBoard has the same tables. Reads :class:`~callbacks.RetrievalEvaluation` and, if there is
-    one, :class:`~callbacks.HardNegativeMining` of the same trainer. Under ``fast_dev_run`` no file is
-    written.
+    machines. TensorBoard has the same tables. Reads every :class:`~callbacks.RetrievalEvaluation` and, if
+    there is one, :class:`~callbacks.HardNegativeMining` of the same trainer. Under ``fast_dev_run`` no file
+    is written.
 
     Args:
         folder: Where to write, beside the evaluation's ``metrics.json`` by default.
@@ -54,22 +54,24 @@ class RunReport(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._started = time.perf_counter()
-        _evaluation_of(trainer)
+        _evaluations_of(trainer)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        evaluation = _evaluation_of(trainer)
+        evaluation, *others = _evaluations_of(trainer)
         if not trainer.is_global_zero or not evaluation.history:
             return
-        _console().print(summary_table(evaluation))
+        for shown in (evaluation, *others):
+            _console().print(summary_table(shown))
         if is_dry_run(trainer):
             return
         folder = self.folder if self.folder is not None else evaluation.output_folder(trainer)
         with staged_file(folder / "curves.png") as path:
             curves(evaluation).savefig(path, format="png", dpi=120)
         with staged_file(folder / "report.md") as path:
-            path.write_text(self._text(trainer, pl_module, evaluation), "utf-8")
-        record_tables(trainer, _results(evaluation), trainer.global_step)
+            path.write_text(self._text(trainer, pl_module, evaluation, others), "utf-8")
+        for shown in (evaluation, *others):
+            record_tables(trainer, _results(shown), trainer.global_step)
         trainer.print(f"Report: {folder / 'report.md'}")
 
     @override
@@ -82,19 +84,29 @@ class RunReport(Callback):
         self._report_single(trainer, "test")
 
     def _report_single(self, trainer: Trainer, command: str) -> None:
-        evaluation = _evaluation_of(trainer)
-        if not trainer.is_global_zero or is_dry_run(trainer) or evaluation.latest is None:
+        if not trainer.is_global_zero or is_dry_run(trainer):
             return
-        queries = data_of(trainer).queries(evaluation.split)
-        text, sections = report_of(f"Evaluation of {evaluation.split}", evaluation, queries)
-        folder = self.folder if self.folder is not None else evaluation.output_folder(trainer)
-        with staged_file(folder / f"report_{command}.md") as path:
-            path.write_text(text, "utf-8")
-        record_tables(trainer, sections, evaluation.latest.step)
-        _console().print(transposed(sections[0]))
-        trainer.print(f"Report: {folder / f'report_{command}.md'}")
+        for evaluation in _evaluations_of(trainer):
+            if evaluation.latest is None:
+                continue
+            queries = evaluation.data(trainer).queries(evaluation.split)
+            what = f"{evaluation.label} {evaluation.split}".strip()
+            text, sections = report_of(f"Evaluation of {what}", evaluation, queries)
+            folder = self.folder if self.folder is not None else evaluation.output_folder(trainer)
+            file = folder / f"report{evaluation.file_suffix}_{command}.md"
+            with staged_file(file) as path:
+                path.write_text(text, "utf-8")
+            record_tables(trainer, [_labelled(evaluation, part) for part in sections], evaluation.latest.step)
+            _console().print(transposed(_labelled(evaluation, sections[0])))
+            trainer.print(f"Report: {file}")
 
-    def _text(self, trainer: Trainer, module: LightningModule, evaluation: RetrievalEvaluation) -> str:
+    def _text(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        evaluation: RetrievalEvaluation,
+        others: Sequence[RetrievalEvaluation],
+    ) -> str:
         rounds, mining = evaluation.history, _mining_of(trainer)
         seconds = time.perf_counter() - self._started
         names = [_name(done) for done in rounds]
@@ -105,7 +117,7 @@ class RunReport(Callback):
             f"{type(module).__name__}, {trainer.global_step:,} steps, {_duration(seconds)} in all. Values "
             f"are percentages of the {evaluation.split} queries: {' → '.join(names)}.",
             "![Averages over steps](curves.png)",
-            *(section.text() for section in _results(evaluation)),
+            *(section.text() for shown in (evaluation, *others) for section in _results(shown)),
             Section("Mined negatives", *_mined(mining.reports)).text()
             if mining and mining.reports
             else "## Mined negatives\n\nNone were mined.",
@@ -118,9 +130,13 @@ class RunReport(Callback):
 def _results(evaluation: RetrievalEvaluation) -> tuple[Section, ...]:
     heading = ["task", *(heading for heading, _, _ in _columns(evaluation))]
     return (
-        Section("Tasks", heading, _rows(evaluation)),
-        Section("Averages", *_averages(evaluation.history)),
+        _labelled(evaluation, Section("Tasks", heading, _rows(evaluation))),
+        _labelled(evaluation, Section("Averages", *_averages(evaluation.history))),
     )
+
+
+def _labelled(evaluation: RetrievalEvaluation, section: Section) -> Section:
+    return section._replace(title=f"{section.title}, {evaluation.label}") if evaluation.label else section
 
 
 def summary_table(evaluation: RetrievalEvaluation) -> Table:
@@ -130,7 +146,8 @@ def summary_table(evaluation: RetrievalEvaluation) -> Table:
         evaluation: With at least one round in its history.
     """
     names = " → ".join(_shortened([_name(done) for done in evaluation.history]))
-    table = Table(title=f"Retrieval on {evaluation.split}, in percent: {names}")
+    what = f"{evaluation.label} {evaluation.split}".strip()
+    table = Table(title=f"Retrieval on {what}, in percent: {names}")
     table.add_column("task", no_wrap=True)
     for heading, _, _ in _columns(evaluation):
         table.add_column(heading, justify="right")
@@ -172,14 +189,16 @@ def curves(evaluation: RetrievalEvaluation) -> Figure:
     return figure
 
 
-def _evaluation_of(trainer: Trainer) -> RetrievalEvaluation:
+def _evaluations_of(trainer: Trainer) -> list[RetrievalEvaluation]:
+    """That of the trainer's own data, and then those with labels."""
     found = [callback for callback in _callbacks(trainer) if isinstance(callback, RetrievalEvaluation)]
-    if not found:
+    found.sort(key=lambda evaluation: bool(evaluation.label))
+    if not found or found[0].label:
         raise MisconfigurationException(
             "RunReport reports what callbacks.RetrievalEvaluation measures, and the trainer has none: add it "
             "to trainer.callbacks, or leave RunReport out."
         )
-    return found[0]
+    return found
 
 
 def _mining_of(trainer: Trainer) -> HardNegativeMining | None:
@@ -193,6 +212,9 @@ def _callbacks(trainer: Trainer) -> list[Callback]:
 
 
 def _columns(evaluation: RetrievalEvaluation) -> list[Column]:
+    if not any(GLOBAL in done.metrics for done in evaluation.history):
+        hits = [f"hit@{k}" for k in evaluation.ks]
+        return [(f"{LOCAL} {n}", LOCAL, n) for n in dict.fromkeys([evaluation.headline, *hits])]
     names = [*(f"hit@{k}" for k in evaluation.ks), MODALITY_ACCURACY]
     columns = [(f"{GLOBAL} {name}", GLOBAL, name) for name in names]
     return [*columns, (f"{LOCAL} {evaluation.headline}", LOCAL, evaluation.headline)]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from data_modules.shards import Column, Ints, ShardTable
 from mmretrieval.content import MODALITIES, Candidate, Content, Modality, Query
 
 MANIFEST = "manifest.json"
-FORMAT, VERSION = "mmretrieval-packed", 1
+FORMAT, VERSION = "mmretrieval-packed", 2
 IMAGE_FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Image formats that are read, and the extension of each in a shard."""
 MAX_IMAGE_PIXELS = 64 * 2**20
@@ -325,6 +325,30 @@ class QuerySet:
         """Return the candidate rows of a query's known positives."""
         return self._positives[self._starts[row] : self._starts[row + 1]]
 
+    def grades(self, row: int) -> Ints:
+        """Return how relevant each of :meth:`positives` is, at least 1."""
+        place = slice(int(self._starts[row]), int(self._starts[row + 1]))
+        if self._grades is None:
+            return np.ones(place.stop - place.start, np.int64)
+        return self._grades[place].astype(np.int64)
+
+    def listed(self, name: Literal["group", "excluded"], row: int) -> Ints:
+        """Return the candidate rows of a query's group, or of what is left out of its ranking.
+
+        Args:
+            name: ``group``: what a subset measure ranks among; ``excluded``: what the benchmark's own
+                evaluation leaves out.
+            row: Of the query.
+        """
+        if not self.lists(name):
+            return np.empty(0, np.int64)
+        rows, starts = self._listed[name]
+        return rows[starts[row] : starts[row + 1]]
+
+    def lists(self, name: Literal["group", "excluded"]) -> bool:
+        """Whether any query of the split has such a list."""
+        return self._has(name)
+
     def record(self, row: int) -> QueryRecord:
         """Read a query without its image.
 
@@ -342,6 +366,9 @@ class QuerySet:
             dataset=fields["dataset"],
             task_id=fields["task_id"],
             instructions=tuple(self.corpus.manifest["instructions"][fields["instruction"]]["prompts"]),
+            grades=self._uneven_grades(row),
+            group=tuple(self.corpus.candidate_id(int(member)) for member in self.listed("group", row)),
+            excluded=tuple(self.corpus.candidate_id(int(other)) for other in self.listed("excluded", row)),
         )
 
     def content(self, row: int) -> Content:
@@ -391,6 +418,22 @@ class QuerySet:
     @cached_property
     def _positives(self) -> Ints:
         return self._array("positives")
+
+    def _uneven_grades(self, row: int) -> tuple[int, ...]:
+        grades = tuple(self.grades(row).tolist())
+        return grades if {*grades} != {1} else ()
+
+    @cached_property
+    def _grades(self) -> Column | None:
+        return self._array("grades") if self._has("grades") else None
+
+    @cached_property
+    def _listed(self) -> dict[str, tuple[Ints, Ints]]:
+        there = [name for name in ("group", "excluded") if self._has(name)]
+        return {name: (self._array(name), self._array(f"{name}_starts")) for name in there}
+
+    def _has(self, name: str) -> bool:
+        return f"queries/{self.split}/{name}.npy" in self.corpus.manifest["arrays"]
 
     def _array(self, name: str) -> Column:
         return self.corpus.array(f"queries/{self.split}/{name}.npy")

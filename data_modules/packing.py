@@ -5,7 +5,7 @@
     manifest.json                          what is there, with digests; written last
     images/*.tar                           each distinct image once, keyed by its digest
     candidates/*.tar                       each candidate of any pool once, as JSON
-    queries/<split>/*.tar                  as JSON; positives.npy, positive_starts.npy: rows of the positives
+    queries/<split>/*.tar                  as JSON; arrays beside them: :mod:`data_modules.packed_queries`
     pools/<pool>.npy                       the rows of each pool's candidates
 
 Beside each tar lies its index (:mod:`data_modules.shards`). Every row and every image is checked on the way.
@@ -42,6 +42,7 @@ from data_modules.corpus import (
 )
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import CandidateRecord, DataError, QueryRecord, Source, dataset_id, id_key
+from data_modules.packed_queries import PackedQueries
 from data_modules.progress import progress_bar
 from data_modules.shards import ShardIndex, ShardWriter, file_digest, index_path
 from mmretrieval.content import MODALITIES, Modality
@@ -187,6 +188,7 @@ class _Packer:
         self.tasks: dict[str, list[str]] = {}
         self.queries: dict[str, dict[str, int]] = {}
         self.candidates: dict[str, dict[str, int]] = {}
+        self.unlisted = {name: list(ids) for name, ids in reader.query_lists.items()}
 
     def run(self) -> dict[str, Any]:
         """Write all tables and return the manifest."""
@@ -199,6 +201,7 @@ class _Packer:
                 self._note("candidates", table)
                 for split in self.reader.splits:
                     self._pack_split(split, images)
+                self._check_lists()
             self._note("images", writer)
         prompts = [
             {
@@ -259,7 +262,7 @@ class _Packer:
 
     def _pack_split(self, split: str, images: _ImageStore) -> None:
         name = f"queries/{split}"
-        rows = _QueryRows()
+        rows = PackedQueries(self.rows)
         with self._writer(name, _QUERY_COLUMNS) as table:
             for batch in _batches(self.reader.located_queries(split, modality_of=self._modality_of)):
                 images.add((source, record.id, record.image) for source, record in batch)
@@ -268,24 +271,32 @@ class _Packer:
                     data = _json(self._query_fields(record, digest))
                     if rows.is_copy(source, record, data):
                         continue
-                    positives = [self.rows[id_key(candidate)] for candidate in record.positives]
+                    task, first_positive = rows.add(record)
                     columns = {
-                        "task": rows.task(record.task),
+                        "task": task,
                         "modality": record.modality.code,
-                        "target": self.modalities[positives[0]],
+                        "target": self.modalities[first_positive],
                         "key": content_key(record.text, digest),
                         "image": image,
                     }
                     table.write(record.id, "json", data, columns)
-                    rows.positives.extend(positives)
-                    rows.starts.append(len(rows.positives))
                 self.advance(len(batch))
         self._note(name, table)
-        self._save(f"{name}/positives.npy", np.array(rows.positives, np.int64))
-        self._save(f"{name}/positive_starts.npy", np.array(rows.starts, np.int64))
-        self._save(f"{name}/copies.npy", np.array(rows.copies, np.int32))
+        for array_name, values in rows.arrays().items():
+            self._save(f"{name}/{array_name}.npy", values)
+        for file, ids in self.unlisted.items():
+            self.unlisted[file] = [id_ for id_ in ids if not rows.has(id_)]
         self.tasks[split] = list(rows.tasks)
         self.queries[split] = dict(rows.counts)
+
+    def _check_lists(self) -> None:
+        """Refuse lists of queries that no split has."""
+        for name, ids in self.unlisted.items():
+            if ids:
+                raise DataError(
+                    f"{self.reader.root / name}: has a line for query {ids[0]!r}, and {len(ids) - 1} more, "
+                    "that no split has; remove the lines or add the queries"
+                )
 
     def _query_fields(self, record: QueryRecord, image_key: str | None) -> dict[str, Any]:
         target = MODALITIES[self.modalities[self.rows[id_key(record.positives[0])]]]
@@ -321,35 +332,6 @@ class _Packer:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, values, allow_pickle=False)
         self.arrays[name] = {"rows": len(values), "digest": file_digest(path)}
-
-
-class _QueryRows:
-    """What the arrays beside a split's shards will hold."""
-
-    def __init__(self) -> None:
-        self.tasks: dict[str, int] = {}
-        self.counts: Counter[str] = Counter()
-        self.positives, self.starts, self.copies = array("q"), array("q", [0]), array("i")
-        self._seen: dict[int, tuple[int, int]] = {}  # id key → row, hash of the content
-
-    def task(self, name: str) -> int:
-        """Count a query of a task and return the task's number."""
-        self.counts[name] += 1
-        return self.tasks.setdefault(name, len(self.tasks))
-
-    def is_copy(self, source: Source, record: QueryRecord, data: bytes) -> bool:
-        """Whether a query was seen before, as in an up-sampled mixture; counts it."""
-        row, mark = self._seen.setdefault(id_key(record.id), (len(self.copies), hash(data)))
-        if mark != hash(data):
-            raise DataError(
-                f"{source}: query {record.id!r} occurs earlier with another content; "
-                "give different queries different ids"
-            )
-        if row < len(self.copies):
-            self.copies[row] += 1
-            return True
-        self.copies.append(1)
-        return False
 
 
 def _content_fields(record: QueryRecord | CandidateRecord, image_key: str | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from data_modules.collate import (
     QueryDataset,
     TrainingDataset,
 )
-from data_modules.corpus import MANIFEST, PackedCorpus, QuerySet
+from data_modules.corpus import MANIFEST, VERSION, PackedCorpus, QuerySet
 from data_modules.encoding import EncodingTable, candidates_digest, queries_digest
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import DataError
@@ -129,7 +129,7 @@ class RetrievalDataModule(LightningDataModule):
         reader = MBEIRReader(self.root)
         root = self.root.resolve()
         times = [path.stat().st_mtime_ns for path in reader.source_files()]  # an edit may keep the size
-        key = sha256(f"{source_digest(reader)} {root} {times}".encode()).hexdigest()[:16]
+        key = sha256(f"{VERSION} {source_digest(reader)} {root} {times}".encode()).hexdigest()[:16]
         return cache_home() / "packed" / f"{root.name}-{key}"
 
     def prepare_data(self) -> None:

@@ -18,7 +18,7 @@ from data_modules.conversion.target import (
 )
 from data_modules.formats.composed import ComposedQuery, ComposedReader, ComposedSet
 from data_modules.formats.records import CandidateRecord, DataError, InstructionRecord, QueryRecord
-from data_modules.formats.side_files import GROUPS, group_row
+from data_modules.formats.side_files import GROUPS, query_list_row
 from data_modules.progress import progress_bar
 from mmretrieval.content import Modality
 
@@ -181,7 +181,7 @@ class _ComposedConversion:
         if len(group) < len(query.group):
             self.target.left_out[SHORT_GROUPS] += 1
         if group:
-            self.target.writer.write_beside(GROUPS, group_row(record.id, group))
+            self.target.writer.write_beside(GROUPS, query_list_row(record.id, group))
 
     def _id(self, image: str) -> str:
         id_ = self.target.id_of("candidate", image)

@@ -17,7 +17,7 @@ from data_modules.conversion.target import (
 )
 from data_modules.formats.beir import RELEASED_SPLITS, BEIRReader, Judgement, TextRow
 from data_modules.formats.records import CandidateRecord, DataError, InstructionRecord, QueryRecord
-from data_modules.formats.side_files import Kind
+from data_modules.formats.side_files import EXCLUDED, Kind, query_list_row
 from data_modules.progress import progress_bar
 from mmretrieval.content import Modality
 
@@ -27,7 +27,7 @@ EMPTY_DOCUMENTS = "documents without title and text"
 EMPTY_QUERIES = "queries without text"
 UNKNOWN = "judgements of queries or documents that are not there, or were left out"
 UNANSWERED = "queries of a split without a relevant document"
-OWN_DOCUMENTS = "queries with the id of a document, which BEIR's evaluation leaves out of their rankings"
+OWN_DOCUMENTS = "queries with the id of a document, which is left out of their rankings as by BEIR"
 
 
 def convert_beir(
@@ -116,6 +116,7 @@ class _TextConversion:
         self.reader, self.target, self.name, self.dataset_id, self.bar = reader, target, name, dataset_id, bar
         self.allow_empty, self.allow_dangling = allow_empty, allow_dangling
         self.texts: dict[str, str] = {}  # id in the release → text of the query
+        self.excluding: set[str] = set()  # queries whose own document is left out
         self.empty: dict[Kind, set[str]] = {"query": set(), "candidate": set()}
 
     def write_corpus(self, splits: list[str]) -> None:
@@ -133,7 +134,6 @@ class _TextConversion:
     def read_queries(self) -> None:
         """Give ids to all queries, whatever their split."""
         for row in self.bar.track(self.reader.queries(), description="queries"):
-            self.target.notes[OWN_DOCUMENTS] += self.target.id_of("candidate", row.id) is not None
             if not self._is_empty(row, "query", EMPTY_QUERIES):
                 self.target.new_id("query", self.dataset_id, row.id)
                 self.texts[row.id] = row.text
@@ -158,6 +158,10 @@ class _TextConversion:
             self.target.writer.write_queries(split, [record], qrels=False)
             self.target.writer.write_judgements(split, record, ranked)
             self.target.count_query(split, record.task)
+            if (own := self.target.id_of("candidate", query)) is not None and query not in self.excluding:
+                self.excluding.add(query)  # a query may be in several splits
+                self.target.notes[OWN_DOCUMENTS] += 1
+                self.target.writer.write_beside(EXCLUDED, query_list_row(record.id, [own]))
 
     def _record(self, query: str, grades: dict[str, int]) -> QueryRecord:
         id_ = self.target.id_of("query", query)

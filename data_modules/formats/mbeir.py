@@ -50,6 +50,7 @@ from data_modules.formats.records import (
     dataset_id,
     id_key,
 )
+from data_modules.formats.side_files import EXCLUDED, GROUPS, QUERY_LISTS, read_query_lists
 from mmretrieval.content import MODALITIES, Modality
 
 __all__ = ["MBEIRReader", "MBEIRWriter", "Mixture", "ModalityOf", "Qrels"]
@@ -57,8 +58,8 @@ __all__ = ["MBEIRReader", "MBEIRWriter", "Mixture", "ModalityOf", "Qrels"]
 Mixture = Literal["files", "union"]
 ModalityOf = Callable[[str], Modality | None]
 """Modality of a candidate id; ``None`` when no pool has it."""
-Qrels = dict[str, dict[str, tuple[str, ...]]]
-"""Task → query id → ids of its positives."""
+Qrels = dict[str, dict[str, dict[str, int]]]
+"""Task → query id → id of a positive → its grade, at least 1."""
 
 
 class _QueryFile(NamedTuple):
@@ -257,18 +258,22 @@ class MBEIRReader:
         return modality_of
 
     def qrels(self, split: str) -> Qrels:
-        """Return task → query id → ids of its positives, for the tasks of a split that have qrels.
+        """Return the positives and grades of the tasks of a split that have qrels.
 
         Raises:
-            DataError: If a line is not ``qid 0 did relevance task_id``.
+            DataError: If a line is not ``qid 0 did relevance task_id``, or a pair has two grades.
         """
         tables: Qrels = {}
         for task, path in self._qrels_files(split).items():
-            table: dict[str, tuple[str, ...]] = {}
+            table = tables.setdefault(task, {})
             for source, line in text_lines(path):
-                query, candidate, relevant = parse_judgement(source, line, task)
-                table[query] = (*table.get(query, ()), *([candidate] if relevant else []))
-            tables[task] = table
+                query, candidate, grade = parse_judgement(source, line, task)
+                positives = table.setdefault(query, {})
+                if grade and positives.setdefault(candidate, grade) != grade:
+                    raise DataError(
+                        f"{source}: {query!r} with {candidate!r} was judged {positives[candidate]} before; "
+                        "keep one of the lines"
+                    )
         return tables
 
     def query_files(self, split: str, *, mixture: Mixture = "files") -> list[Path]:
@@ -281,7 +286,9 @@ class MBEIRReader:
 
     def source_files(self) -> list[Path]:
         """Return the sorted paths of all rows, judgements and instructions, without images."""
-        return sorted(p for name in FOLDERS for p in (self.root / name).rglob("*") if p.is_file())
+        beside = (self.root / name for name in QUERY_LISTS)
+        rows = (path for name in FOLDERS for path in (self.root / name).rglob("*"))
+        return sorted(path for path in (*beside, *rows) if path.is_file())
 
     def image_files(self) -> Iterator[Path]:
         """Yield the files of all other folders, which hold the images."""
@@ -343,8 +350,12 @@ class MBEIRReader:
         self, source: Source, row: QueryRow, dataset: str, modality_of: ModalityOf, qrels: Qrels
     ) -> QueryRecord:
         positives = row.positives
+        grades: tuple[int, ...] = ()
         if (judged := qrels.get(f"{dataset}_task{row.task_id}")) is not None:
-            if not (positives := judged.get(row.id, ())):
+            graded = judged.get(row.id, {})
+            positives = tuple(graded)
+            grades = tuple(graded.values()) if {*graded.values()} != {1} else ()
+            if not positives:
                 raise DataError(
                     f"{source}: query {row.id!r} has no positive in the task's qrels; add a line for it"
                 )
@@ -352,9 +363,10 @@ class MBEIRReader:
             raise DataError(
                 f"{source}: query {row.id!r} has an empty pos_cand_list; add a positive or remove it"
             )
-        for candidate in (*positives, *row.negatives):
+        lists = {"positive": positives, "negative": row.negatives}
+        lists |= {f"line of {name},": table.get(row.id, ()) for name, table in self.query_lists.items()}
+        for role, candidate in ((role, candidate) for role, own in lists.items() for candidate in own):
             if modality_of(candidate) is None:
-                role = "positive" if candidate in positives else "negative"
                 raise DataError(
                     f"{source}: {role} {candidate!r} of query {row.id!r} is in no pool; add it to "
                     f"{self.root / 'cand_pool'} or remove it from the query"
@@ -369,5 +381,25 @@ class MBEIRReader:
             )
         prompts = self.instructions[key].prompts
         return QueryRecord(
-            row.id, row.text, row.image, row.modality, positives, row.negatives, dataset, row.task_id, prompts
+            row.id,
+            row.text,
+            row.image,
+            row.modality,
+            positives,
+            row.negatives,
+            dataset,
+            row.task_id,
+            prompts,
+            grades,
+            self.query_lists[GROUPS].get(row.id, ()),
+            self.query_lists[EXCLUDED].get(row.id, ()),
         )
+
+    @cached_property
+    def query_lists(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """File beside the layout → query id → candidates that it lists for the query.
+
+        Raises:
+            DataError: If a row of such a file cannot be used.
+        """
+        return {name: read_query_lists(self.root, name) for name in QUERY_LISTS}

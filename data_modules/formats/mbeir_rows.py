@@ -159,8 +159,8 @@ def parse_instruction(source: object, row: dict[str, str]) -> InstructionRecord:
     )
 
 
-def parse_judgement(source: object, line: str, task: str) -> tuple[str, str, bool]:
-    """Return query id, candidate id and relevance of a line of qrels.
+def parse_judgement(source: object, line: str, task: str) -> tuple[str, str, int]:
+    """Return query id, candidate id and grade of a line of qrels; 0 is not relevant.
 
     Raises:
         DataError: If the line is malformed or of another task.
@@ -173,7 +173,7 @@ def parse_judgement(source: object, line: str, task: str) -> tuple[str, str, boo
         _checked_id(source, "qrels", id_)
     if not task.endswith(f"_task{int(task_id)}"):
         raise DataError(f"{source}: task_id is {task_id}, the file's name says {task}; correct one of them")
-    return query, candidate, int(relevance) > 0
+    return query, candidate, int(relevance)
 
 
 def parse_id(source: object, row: Row, name: str) -> str:

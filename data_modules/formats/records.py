@@ -45,6 +45,10 @@ class QueryRecord:
         dataset: Lower-case name of the data set.
         task_id: The task's number within M-BEIR's list (0 text→image, 1 text→text, …).
         instructions: The prompts that say what to find; at least one.
+        grades: How relevant each positive is, at least 1; empty where all are equally so.
+        group: Ids of the candidates among which a subset measure ranks; mostly empty.
+        excluded: Ids of the candidates that the benchmark's own evaluation leaves out of the query's ranking;
+            mostly empty.
     """
 
     id: str
@@ -56,6 +60,9 @@ class QueryRecord:
     dataset: str
     task_id: int
     instructions: tuple[str, ...]
+    grades: tuple[int, ...] = ()
+    group: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:

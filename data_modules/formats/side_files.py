@@ -4,8 +4,8 @@
 
     original_ids.jsonl    kind (query or candidate), id, original: the release's ids, to map run files back
     groups.jsonl          query, candidates: what a subset measure ranks among (CIRR)
-
-The layout's own readers take no notice of them.
+    excluded.jsonl        query, candidates: what the benchmark's own evaluation leaves out of its ranking
+                          (BEIR: the document with the query's id)
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from data_modules.formats.records import DataError
 
 ORIGINAL_IDS = "original_ids.jsonl"
 GROUPS = "groups.jsonl"
-SIDE_FILES = (ORIGINAL_IDS, GROUPS)
+EXCLUDED = "excluded.jsonl"
+QUERY_LISTS = (GROUPS, EXCLUDED)
+SIDE_FILES = (ORIGINAL_IDS, *QUERY_LISTS)
 
 Kind = Literal["query", "candidate"]
 
@@ -35,8 +37,8 @@ def original_id_row(kind: Kind, id_: str, original: str) -> Row:
     return {"kind": kind, "id": id_, "original": original}
 
 
-def group_row(query: str, candidates: list[str]) -> Row:
-    """Return a row of ``groups.jsonl``."""
+def query_list_row(query: str, candidates: list[str]) -> Row:
+    """Return a row of ``groups.jsonl`` or ``excluded.jsonl``."""
     return {"query": query, "candidates": candidates}
 
 
@@ -59,22 +61,23 @@ def read_original_ids(root: Path) -> OriginalIds:
     return found
 
 
-def read_groups(root: Path) -> dict[str, tuple[str, ...]]:
-    """Return the candidates that each query of a subset measure ranks; empty where there is no such file.
+def read_query_lists(root: Path, name: str) -> dict[str, tuple[str, ...]]:
+    """Return the candidates that a file lists for queries; empty where there is no such file.
 
     Args:
-        root: A folder that conversion made.
+        root: A folder in the M-BEIR layout.
+        name: One of :data:`QUERY_LISTS`.
 
     Raises:
         DataError: If a row cannot be used.
     """
-    groups: dict[str, tuple[str, ...]] = {}
-    if not (root / GROUPS).is_file():
-        return groups
-    for source, row in json_rows(root / GROUPS):
+    lists: dict[str, tuple[str, ...]] = {}
+    if not (root / name).is_file():
+        return lists
+    for source, row in json_rows(root / name):
         query = parse_id(source, row, "query")
-        if query in groups:
-            raise DataError(f"{source}: query {query!r} occurs twice; convert again")
+        if query in lists:
+            raise DataError(f"{source}: query {query!r} occurs twice; keep one line")
         members = checked_field(source, row, "candidates", list)
-        groups[query] = tuple(parse_id(source, {"candidates": id_}, "candidates") for id_ in members)
-    return groups
+        lists[query] = tuple(parse_id(source, {"candidates": id_}, "candidates") for id_ in members)
+    return lists

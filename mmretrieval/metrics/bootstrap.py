@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_CHUNK = 2**22  # random numbers that are in memory at a time
 _DIGITS = 9  # sums of another order, as with other threads, differ far behind
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -54,15 +63,14 @@ class Bootstrap:
             found |= dict(zip(names, columns.T, strict=True))
         return {name: found[name] for name in values}
 
-    def interval(self, means: Floats) -> tuple[float, float]:
+    def interval(self, means: Floats) -> Interval:
         """The interval of a measure.
 
         Args:
             means: Its mean in each sample, from :meth:`means`, or what was made of several.
         """
-        tail = (1 - self.level) / 2
-        low, high = np.round(np.quantile(means, [tail, 1 - tail]), _DIGITS).tolist()
-        return low, high
+        low, high = percentile_interval(means, self.level)
+        return Interval(round(low, _DIGITS), round(high, _DIGITS))
 
     def _means(self, task: str, values_qm: Floats) -> Floats:
         size = len(values_qm)
@@ -83,3 +91,46 @@ def mean_of(means: Sequence[Floats]) -> Floats:
     """
     mean: Floats = np.mean(np.stack(means), axis=0)
     return mean
+
+
+def bootstrap_means(differences: Floats, resamples: int, rng: np.random.Generator) -> Floats:
+    """Means of queries drawn with replacement.
+
+    Args:
+        differences: ``(Q,)``, at least one.
+        resamples: How many means to draw.
+        rng: Where randomness comes from.
+
+    Shape:
+        - output: ``(resamples,)``.
+    """
+    values, counts = np.unique(differences, return_counts=True)
+    size = differences.size
+    if values.size <= size // 8:  # then drawing how often each value occurs is the cheaper way
+        drawn = [
+            rng.multinomial(size, counts / size, part) @ values for part in _parts(resamples, values.size)
+        ]
+    else:
+        drawn = [
+            differences[rng.integers(size, size=(part, size))].sum(axis=1) for part in _parts(resamples, size)
+        ]
+    means: Floats = np.concatenate(drawn) / size
+    return means
+
+
+def percentile_interval(means: Floats, level: float = 0.95) -> Interval:
+    """The central part of drawn means.
+
+    Raises:
+        ValueError: If the level is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"The level of an interval must be between 0 and 1, found {level}.")
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def _parts(total: int, width: int) -> list[int]:
+    """Numbers of resamples that fit into a chunk, and sum up to the total."""
+    step = max(1, _CHUNK // width)
+    return [min(step, total - start) for start in range(0, total, step)]

@@ -8,15 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mmretrieval.metrics.significance import (
-    Floats,
-    Interval,
-    bootstrap_means,
-    holm,
-    percentile_interval,
-    permutation_test,
-    sign_flip_means,
-)
+from mmretrieval.metrics.bootstrap import Interval, bootstrap_means, percentile_interval
+from mmretrieval.metrics.significance import Floats, holm, permutation_test, sign_flip_means
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,11 +63,41 @@ def ndcg_at_k(relevant: Tensor, total_relevant: Tensor, k: int) -> Tensor:
         ValueError: If a query has no relevant item, or fewer than its list shows.
     """
     _check_totals(relevant, total_relevant)
-    discounts_k = 1.0 / torch.log2(torch.arange(2, k + 2, device=relevant.device).float())
     first = _first(relevant, k)
+    discounts_k = _discounts(k, relevant)
     gain = first.float() @ discounts_k[: first.shape[1]]
     ideal = discounts_k.cumsum(0)[total_relevant.long().clamp(max=k) - 1]
     return gain / ideal
+
+
+def graded_ndcg_at_k(grades: Tensor, ideal: Tensor, k: int) -> Tensor:
+    """Normalised discounted cumulative gain whose gains are grades (trec_eval's ``ndcg_cut_k``).
+
+    Args:
+        grades: How relevant the item at each rank is, 0 if it is not.
+        ideal: The grades of the best possible list, falling, 0 behind its end; the first is at least 1.
+        k: Cut-off rank, at least 1.
+
+    Shape:
+        - grades: ``(Q, K)``, ideal: ``(Q, k)``, output: ``(Q,)`` float32.
+
+    Raises:
+        ValueError: If the shapes do not fit, a query has no relevant item, or a list is better than the
+            best.
+    """
+    if grades.ndim != 2 or k < 1 or ideal.shape != (len(grades), k):
+        raise ValueError(
+            f"Grades of shape {tuple(grades.shape)} need ideal ones of shape (queries, {k}) with k at least "
+            f"1, found {tuple(ideal.shape)}."
+        )
+    discounts_k = _discounts(k, grades)
+    first = grades[:, :k].float()
+    gain, best = first @ discounts_k[: first.shape[1]], ideal.float() @ discounts_k
+    if bool((ideal[:, :1] < 1).any()):
+        raise ValueError("A query has no relevant item: leave it out, as trec_eval does, and count it.")
+    if bool((gain > best * (1 + 1e-5)).any()):
+        raise ValueError("A list has more gain than the ideal one: rank each item once.")
+    return gain / best
 
 
 def reciprocal_rank(relevant: Tensor, k: int | None = None) -> Tensor:
@@ -135,6 +165,10 @@ def modality_accuracy_at_1(top_modality: Tensor, target_modality: Tensor) -> Ten
         found = f"{tuple(top_modality.shape)} and {tuple(target_modality.shape)}"
         raise ValueError(f"Modalities need one code a query on both sides, found shapes {found}.")
     return ((top_modality == target_modality) & (top_modality >= 0)).float()
+
+
+def _discounts(k: int, like: Tensor) -> Tensor:
+    return 1.0 / torch.log2(torch.arange(2, k + 2, device=like.device).float())
 
 
 def _first(relevant: Tensor, k: int) -> Tensor:

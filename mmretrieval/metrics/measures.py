@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from mmretrieval.metrics.functional import (
     average_precision_at_k,
+    graded_ndcg_at_k,
     hit_rate_at_k,
     modality_accuracy_at_1,
-    ndcg_at_k,
     recall_at_k,
     reciprocal_rank,
 )
@@ -22,6 +22,8 @@ from mmretrieval.metrics.ranked import Positives, Ranking, Rows
 
 Floats = NDArray[np.float64]
 MODALITY_ACCURACY = "modality_accuracy@1"
+SUBSET_KS = (1, 2, 3)
+"""Cut-off ranks of the hit rates within groups, as CIRR reports them."""
 
 
 class QueryMeasures(NamedTuple):
@@ -53,9 +55,9 @@ def query_measures(
 ) -> QueryMeasures:
     """``hit@k``, ``recall@k``, ``ndcg@k``, ``mrr`` and ``map@k`` of each query in one pool.
 
-    Only ranks matter. Positives that are not in the pool do not count, neither as relevant nor in divisors.
-    The reciprocal rank is 0 where the list ends before the first positive. ``map@k`` divides by at most k, as
-    CIRCO does.
+    Only ranks matter, and, for nDCG, the grades of the positives. Positives that are not in the pool do not
+    count, neither as relevant nor in divisors. The reciprocal rank is 0 where the list ends before the first
+    positive. ``map@k`` divides by at most k, as CIRCO does.
 
     Args:
         ranking: What was retrieved from the pool.
@@ -77,10 +79,17 @@ def query_measures(
     total = torch.from_numpy(totals[judged])
     values = {f"hit@{k}": hit_rate_at_k(relevant, k) for k in ks}
     values |= {f"recall@{k}": recall_at_k(relevant, total, k) for k in recall_ks}
-    values[f"ndcg@{ndcg_k}"] = ndcg_at_k(relevant, total, ndcg_k)
+    values[f"ndcg@{ndcg_k}"] = _ndcg(ranking, positives, pool, judged, ndcg_k)
     values["mrr"] = reciprocal_rank(relevant)
     values |= {f"map@{k}": average_precision_at_k(relevant, total, k, capped=True) for k in map_ks}
     return QueryMeasures({name: value.double().numpy() for name, value in values.items()}, judged)
+
+
+def _ndcg(
+    ranking: Ranking, positives: Positives, pool: Rows, judged: NDArray[np.bool_], k: int
+) -> torch.Tensor:
+    grades = torch.from_numpy(positives.grade(ranking.rows)[judged])
+    return graded_ndcg_at_k(grades, torch.from_numpy(positives.ideal(pool, k)[judged]), k)
 
 
 def modality_measures(
@@ -112,6 +121,20 @@ def modality_measures(
     for k in ks:
         values[f"wrong_modality@{k}"] = wrong[:, :k].sum(axis=1) / np.maximum(there[:, :k].sum(axis=1), 1)
     return values
+
+
+def subset_measures(group: Ranking, positives: Positives) -> dict[str, Floats]:
+    """``subset_hit@1``, ``@2`` and ``@3`` of each query: CIRR's Recall_subset (https://arxiv.org/abs/2108.04024).
+
+    Args:
+        group: The ranked groups of some queries.
+        positives: Their known positives.
+
+    Returns:
+        Name → value of each query, ``(Q,)``.
+    """
+    relevant = torch.from_numpy(positives.relevant(group.rows))
+    return {f"subset_hit@{k}": hit_rate_at_k(relevant, k).double().numpy() for k in SUBSET_KS}
 
 
 def means(values: Mapping[str, Floats]) -> dict[str, float]:

@@ -1,12 +1,10 @@
 """Is one run better than another? Paired tests over queries; pure functions of NumPy arrays.
 
-The randomisation test and the interval make no assumption about how differences are distributed, which suits
+The randomisation test makes no assumption about how differences are distributed, which suits
 measures that are mostly 0 or 1 (Smucker, Allan and Carterette, CIKM 2007, https://doi.org/10.1145/1321440.1321528).
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,13 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 _CHUNK = 2**22  # random numbers that are in memory at a time
 _TOLERANCE = 1e-12  # what rounding can make of equal sums, relative to the sum of all differences
-
-
-class Interval(NamedTuple):
-    """A confidence interval."""
-
-    low: float
-    high: float
 
 
 def sign_flip_means(differences: Floats, resamples: int, rng: np.random.Generator) -> Floats:
@@ -51,31 +42,6 @@ def sign_flip_means(differences: Floats, resamples: int, rng: np.random.Generato
     return means
 
 
-def bootstrap_means(differences: Floats, resamples: int, rng: np.random.Generator) -> Floats:
-    """Means of queries drawn with replacement.
-
-    Args:
-        differences: ``(Q,)``, at least one.
-        resamples: How many means to draw.
-        rng: Where randomness comes from.
-
-    Shape:
-        - output: ``(resamples,)``.
-    """
-    values, counts = np.unique(differences, return_counts=True)
-    size = differences.size
-    if values.size <= size // 8:  # then drawing how often each value occurs is the cheaper way
-        drawn = [
-            rng.multinomial(size, counts / size, part) @ values for part in _parts(resamples, values.size)
-        ]
-    else:
-        drawn = [
-            differences[rng.integers(size, size=(part, size))].sum(axis=1) for part in _parts(resamples, size)
-        ]
-    means: Floats = np.concatenate(drawn) / size
-    return means
-
-
 def permutation_test(differences: ArrayLike, *, resamples: int = 10_000, rng: np.random.Generator) -> float:
     """Two-sided p-value of the paired randomisation test of the mean difference.
 
@@ -99,35 +65,6 @@ def permutation_test(differences: ArrayLike, *, resamples: int = 10_000, rng: np
         return float(np.mean(_extreme(sums, moved)))
     drawn = sign_flip_means(values, resamples, rng) * values.size
     return (float(_extreme(drawn, moved).sum()) + 1) / (resamples + 1)
-
-
-def bootstrap_interval(
-    differences: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, rng: np.random.Generator
-) -> Interval:
-    """Percentile bootstrap interval of the mean difference.
-
-    Args:
-        differences: As for :func:`permutation_test`.
-        level: Coverage, between 0 and 1.
-        resamples: How many samples of queries to draw, at least 1.
-        rng: Where randomness comes from.
-
-    Raises:
-        ValueError: As :func:`permutation_test`, or if the level is out of range.
-    """
-    return percentile_interval(bootstrap_means(_checked(differences, resamples), resamples, rng), level)
-
-
-def percentile_interval(means: Floats, level: float = 0.95) -> Interval:
-    """The central part of drawn means.
-
-    Raises:
-        ValueError: If the level is not between 0 and 1.
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"The level of an interval must be between 0 and 1, found {level}.")
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -162,9 +99,3 @@ def _checked(differences: ArrayLike, resamples: int) -> Floats:
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, found {resamples}.")
     return values
-
-
-def _parts(total: int, width: int) -> list[int]:
-    """Numbers of resamples that fit into a chunk, and sum up to the total."""
-    step = max(1, _CHUNK // width)
-    return [min(step, total - start) for start in range(0, total, step)]

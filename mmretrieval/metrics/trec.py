@@ -49,7 +49,7 @@ def read_qrels(path: Path) -> Qrels:
             and line.
     """
     qrels: Qrels = {}
-    for number, parts in _lines(path):
+    for number, parts in lines_of(path):
         where = f"{path}:{number}"
         if len(parts) not in (4, 5):
             raise UserError(f"{where}: has {len(parts)} columns; write 'qid 0 did relevance [task_id]'")
@@ -75,7 +75,7 @@ def read_run(path: Path, order: Order = "score") -> Iterator[RankedList]:
     """
     seen: set[str] = set()
     query, found = "", list[_Found]()
-    for number, parts in _lines(path):
+    for number, parts in lines_of(path):
         if len(parts) not in (6, 7):
             raise UserError(
                 f"{path}:{number}: has {len(parts)} columns; write 'qid Q0 did rank score run_id [task_id]'"
@@ -133,8 +133,12 @@ def _ranked(path: Path, found: list[_Found], order: Order) -> list[str]:
     return [one.candidate for one in by_rank]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number and columns of each line that is not blank."""
+def lines_of(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and columns of each line that is not blank.
+
+    Raises:
+        UserError: If the file cannot be read; names file and line.
+    """
     try:
         with path.open("rb") as stream:
             number = 0

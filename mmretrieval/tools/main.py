@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from mmretrieval.errors import UserError
-from mmretrieval.tools import compare, conversion, data, doctor, mining, mteb_tasks
+from mmretrieval.tools import compare, conversion, data, doctor, mining, mteb_tasks, original_ids
 
 COMMANDS: dict[str, Any] = {
     "data": {
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Any] = {
             "fashioniq": conversion.fashioniq,
         },
         "merge": conversion.merge,
+        "original-ids": original_ids.original_ids,
     },
     "mine": mining.mine,
     "compare": compare.compare,

@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks import RetrievalEvaluation, RetrievalGallery, RunReport
 from callbacks.evaluation_tables import groups_of
+from callbacks.exclusions import Exclusions
 from callbacks.failures import KINDS, NEAR_DUPLICATE, OTHER, WRONG_MODALITY, failures_of
-from callbacks.pool_search import OwnImages
 from callbacks.uniir_table import COLUMNS
 from data_modules.wording import FIRST, Wording
 from mmretrieval.metrics.bootstrap import Bootstrap
@@ -205,8 +205,7 @@ def test_own_pictures_are_taken_out_and_lists_stay_full(data):
     shown[:4] = picture
     queries.__dict__["images"] = shown
     positives = Positives.of(queries.positives(row) for row in range(len(queries)))
-    own = OwnImages(queries, positives, ("alpha",))
-    assert own.tasks == (ALPHA,)
+    own = Exclusions(queries, positives, ("alpha",))
     asked, everything = np.arange(len(queries)), np.arange(len(corpus))
     assert own.most(asked, everything) == count > 1
     assert own.most(asked[4:], everything) == 0
@@ -220,7 +219,7 @@ def test_own_pictures_are_taken_out_and_lists_stay_full(data):
         expected = [r for r in rows[q].tolist() if r not in out][:20]
         assert left.rows[q].tolist() == expected
         assert left.scores[q].tolist() == [-float(rows[q].tolist().index(r)) for r in expected]
-    nobody = OwnImages(queries, positives, ())
+    nobody = Exclusions(queries, positives, ())
     assert np.array_equal(nobody.removed(Ranking(asked, rows, scores), 20).rows, rows[:, :20])
 
 

@@ -8,6 +8,9 @@ import yaml
 from data_modules.synthetic.benchmark import write_benchmark
 from mmretrieval import Content, Query, Retriever
 from mmretrieval.cli import main
+from mmretrieval.metrics.per_query import Measure
+from mmretrieval.metrics.run_files import measure
+from mmretrieval.metrics.trec import read_qrels
 from mmretrieval.tools.main import main as tools
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -81,11 +84,27 @@ def test_a_missing_root_is_one_readable_message(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A whole stage 1 in small: two epochs, one mining."""
-    out = tmp_path_factory.mktemp("run")
+    """A whole stage 1 in small: two epochs, one mining, and a text data set to measure beside."""
+    out, texts = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("texts") / "shapes"
+    (texts / "qrels").mkdir(parents=True)
+    documents = [{"_id": f"d{number}", "text": f"{number} red stars"} for number in range(9)]
+    queries = [{"_id": f"q{number}", "text": f"find {number} stars"} for number in range(3)]
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (texts / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = "".join(f"q{number}\td{number}\t1\n" for number in range(3))
+    (texts / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
     options = ["--trainer.max_epochs=2", "--data.init_args.size=64", *FEW]
+    options += ["--trainer.callbacks+=callbacks.TextEvaluation", f"--trainer.callbacks.folders=[{texts}]"]
     fit("stage1.yaml", out=out, options=options)
     return out
+
+
+def test_text_sets_are_measured_beside(run):
+    document = json.loads((run / "metrics_text.json").read_text())
+    assert document["local"].keys() == {"shapes_task1", "average"}
+    assert [done["epoch"] for done in document["epochs"]] == [0, 1, 2]
+    assert "## Averages, text" in (run / "report.md").read_text()
+    assert (run / "runs_text/local_shapes_task1.trec").is_file()
 
 
 def test_a_run_leaves_everything_it_promises(run):
@@ -139,6 +158,7 @@ def test_scalars_and_galleries_are_in_tensorboard(run):
         "mining/wrong_modality",
         "mining/seconds",
         "global/average/hit@5",
+        "text/local/average/ndcg@10",
         "global/average/modality_accuracy@1",
         "local/average/ndcg@10",
     }
@@ -163,6 +183,7 @@ def test_a_saved_configuration_runs_again(run, tmp_path):
     assert (run / "metrics.json").is_file()
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # texts are not evaluated again
 def test_a_trained_checkpoint_is_tested_with_the_metrics_of_its_run(run):
     main(
         [
@@ -211,6 +232,47 @@ def test_a_trained_retriever_is_evaluated_in_full_with_the_numbers_of_its_run(ru
     assert promised <= files
     assert any(name.startswith("gallery/failures/") for name in files)
     assert "Untrained" not in (tmp_path / "report_test.md").read_text()
+
+
+@pytest.mark.slow
+def test_instructions_may_be_averaged_or_drawn_as_uniir_does(run, tmp_path):
+    options = [f"--model.init_args.init_from={run}", "--model.init_args.encoder=null"]
+    options += ["--data.init_args.size=64", "--data.init_args.encoding_batch_size=64"]
+
+    def asked(name, **arguments):
+        config = yaml.safe_load((CONFIGS / "evaluate.yaml").read_text())
+        (own,) = [
+            c for c in config["trainer"]["callbacks"] if c["class_path"].endswith("RetrievalEvaluation")
+        ]
+        own["init_args"] |= arguments
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config))
+        main(
+            [
+                "test",
+                "-c",
+                str(tmp_path / f"{name}.yaml"),
+                f"--trainer.default_root_dir={tmp_path / name}",
+                *options,
+            ]
+        )
+        return json.loads((tmp_path / name / "metrics_test.json").read_text())
+
+    mean = asked("mean", instructions="mean")
+    assert mean["evaluation"]["instructions"] == "mean"
+    spread = mean["instruction_spread"]["global"]
+    assert any(value > 0 for values in spread.values() for value in values.values())
+    folder, task = tmp_path / "mean/runs_test", "global_scenenews_task0"
+    qrels, mrr = read_qrels(folder / f"{task}.qrels"), Measure.named("mrr")
+    runs = [folder / f"{task}{prompt}.trec" for prompt in ("", "_prompt2", "_prompt3", "_prompt4")]
+    values = [np.mean([*measure(run_file, qrels, mrr, "score").values.values()]) for run_file in runs]
+    assert mean["global"]["scenenews_task0"]["mrr"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert spread["scenenews_task0"]["mrr"] == pytest.approx(np.std(values), abs=1e-6)
+    drawn = asked("drawn", instructions="uniir", instruction_seed=1)
+    again = asked("again", instructions="uniir", instruction_seed=1)
+    other = asked("other", instructions="uniir", instruction_seed=2)
+    assert drawn == again
+    assert drawn["global"] != other["global"]
+    assert drawn["evaluation"]["queries_digest"] != other["evaluation"]["queries_digest"]
 
 
 @pytest.mark.filterwarnings("ignore:The weights that are evaluated are untrained")

@@ -57,6 +57,8 @@ def test_what_was_written_is_read(store, dtype):
     found = store.vectors_of(rows[asked])
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, vectors[asked])
+    for asked in ([3, 3, 5], [4, 4], [2, 3, 3, 4], [7, 8, 9], [9, 8, 7]):  # within one shard
+        np.testing.assert_array_equal(store.vectors_of(rows[asked]), vectors[asked])
     for number, part in enumerate(store.shards()):
         own_rows, ids, own_modalities, _ = shard(number)
         np.testing.assert_array_equal(part.rows, own_rows)

@@ -33,10 +33,12 @@ def _run(rng):
     positives = [
         rng.choice(candidates, int(rng.integers(1, min(6, candidates) + 1)), replace=False) for _ in range(8)
     ]
-    return Ranking(np.arange(8), np.array(lists), np.array(scores, np.float32)), positives, pool
+    top = int(rng.integers(1, 4))  # in a third of the runs, all positives are equally relevant
+    grades = [rng.integers(1, top + 1, len(known)) for known in positives]
+    return Ranking(np.arange(8), np.array(lists), np.array(scores, np.float32)), positives, grades, pool
 
 
-def _numpy(ranking, positives, pool):
+def _numpy(ranking, positives, grades, pool):
     """The definitions, query by query, without anything of ours."""
     found = {}
     for q, known in enumerate(positives):
@@ -47,8 +49,10 @@ def _numpy(ranking, positives, pool):
         places = [place for place, row in enumerate(ranked, 1) if row in inside]
         values = {f"hit@{k}": float(any(p <= k for p in places)) for k in KS}
         values |= {f"recall@{k}": sum(p <= k for p in places) / len(inside) for k in KS}
-        ideal = sum(1 / np.log2(p + 1) for p in range(1, min(len(inside), 10) + 1))
-        values["ndcg@10"] = sum(1 / np.log2(p + 1) for p in places if p <= 10) / ideal
+        grade_of = {row: grade for row, grade in zip(known.tolist(), grades[q], strict=True) if row in inside}
+        best = sorted(grade_of.values(), reverse=True)[:10]
+        ideal = sum(grade / np.log2(p + 1) for p, grade in enumerate(best, 1))
+        values["ndcg@10"] = sum(grade_of[ranked[p - 1]] / np.log2(p + 1) for p in places if p <= 10) / ideal
         values["mrr"] = 1 / places[0] if places else 0.0
         for k in MAP_KS:  # CIRCO divides by min(k, number of positives)
             hits = [p for p in places if p <= k]
@@ -57,7 +61,7 @@ def _numpy(ranking, positives, pool):
     return found
 
 
-def _trec_eval(ranking, positives, pool):
+def _trec_eval(ranking, positives, grades, pool):
     falling = strictly_falling(ranking.scores)
     # Ids that trec_eval would put in the opposite order where scores are equal.
     run = {
@@ -65,7 +69,8 @@ def _trec_eval(ranking, positives, pool):
         for q, (rows, scores) in enumerate(zip(ranking.rows, falling, strict=True))
     }
     qrels = {
-        str(q): {f"{row:03}": 1 for row in known.tolist() if row in pool} for q, known in enumerate(positives)
+        str(q): {f"{row:03}": int(g) for row, g in zip(known.tolist(), own, strict=True) if row in pool}
+        for q, (known, own) in enumerate(zip(positives, grades, strict=True))
     }
     qrels = {q: known for q, known in qrels.items() if known}
     measures = {"success", "recall_1,5,10", "ndcg_cut_10", "recip_rank"}
@@ -75,11 +80,10 @@ def _trec_eval(ranking, positives, pool):
 def test_measures_of_a_thousand_random_runs_equal_trec_evals_and_numpys():
     rng, judged, tied, missing = np.random.default_rng(0), 0, 0, 0
     for _ in range(1000):
-        ranking, positives, pool = _run(rng)
-        values, mask = query_measures(
-            ranking, Positives.of(positives), pool, ks=KS, recall_ks=KS, map_ks=MAP_KS
-        )
-        expected, trec = _numpy(ranking, positives, pool), _trec_eval(ranking, positives, pool)
+        ranking, positives, grades, pool = _run(rng)
+        known = Positives.of(positives, grades)
+        values, mask = query_measures(ranking, known, pool, ks=KS, recall_ks=KS, map_ks=MAP_KS)
+        expected, trec = (of(ranking, positives, grades, pool) for of in (_numpy, _trec_eval))
         assert np.flatnonzero(mask).tolist() == list(expected)
         for place, (q, theirs) in enumerate(expected.items()):
             ours = {name: column[place] for name, column in values.items()}

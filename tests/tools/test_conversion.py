@@ -42,6 +42,26 @@ def test_text_sets_are_converted_and_merged(beir, tmp_path, capsys):
     assert "3 queries, 6 candidates, 0 images" in capsys.readouterr().out
 
 
+def test_run_files_get_the_ids_of_the_release(beir, tmp_path, capsys):
+    main(["data", "convert", "beir", str(beir), str(tmp_path / "out"), "--split=test", "--progress=false"])
+    runs, wanted = tmp_path / "run/runs_test", tmp_path / "released"
+    lines(runs / "local_sets_task1.trec", "100:1 Q0 100:2 1 0.5 step9", "100:1 Q0 100:1 2 0.25 step9")
+    lines(runs / "local_sets_task1.qrels", "100:1 0 100:1 1")
+    main(["data", "original-ids", str(tmp_path / "run"), str(tmp_path / "out"), str(wanted)])
+    assert "2 files with the ids of the release" in capsys.readouterr().out
+    assert (wanted / "local_sets_task1.trec").read_text() == "q Q0 b 1 0.5 step9\nq Q0 a 2 0.25 step9\n"
+    assert (wanted / "local_sets_task1.qrels").read_text() == "q 0 a 1\n"
+    lines(runs / "local_sets_task1.trec", "100:1 Q0 7:7 1 0.5 step9")
+    with pytest.raises(SystemExit):
+        main(["data", "original-ids", str(runs), str(tmp_path / "out"), str(tmp_path / "more")])
+    assert "local_sets_task1.trec:1" in (message := capsys.readouterr().err)
+    assert "has no candidate '7:7'" in message
+    assert not (tmp_path / "more").exists(), "all or nothing"
+    with pytest.raises(SystemExit):
+        main(["data", "original-ids", str(runs), str(beir), str(tmp_path / "more")])
+    assert "original_ids.jsonl" in capsys.readouterr().err
+
+
 def test_names_and_splits_have_defaults(beir, tmp_path, capsys):
     main(["data", "convert", "beir", str(beir), str(tmp_path / "out"), "--progress=false"])
     assert "candidates in local_sets_task1" in capsys.readouterr().out

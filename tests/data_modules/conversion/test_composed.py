@@ -13,7 +13,7 @@ from data_modules.formats.circo import CIRCOReader
 from data_modules.formats.cirr import CIRRReader
 from data_modules.formats.fashioniq import FashionIQReader
 from data_modules.formats.records import DataError
-from data_modules.formats.side_files import read_groups
+from data_modules.formats.side_files import GROUPS, read_query_lists
 from mmretrieval.content import Modality
 
 
@@ -43,7 +43,7 @@ def test_circo_has_all_of_cocos_images_in_the_pool_and_all_targets(tmp_path, rel
     for pool in ("local_circo_task7_val", "global_val"):
         assert sorted(packed.pool(pool)) == sorted(colours.bytes)
     check_images(packed, "val", colours)
-    assert read_groups(tmp_path / "out") == {}
+    assert read_query_lists(tmp_path / "out", GROUPS) == {}
 
 
 @pytest.mark.parametrize("above", [True, False])
@@ -53,7 +53,7 @@ def test_cirr_finds_the_hard_target_among_the_images_of_the_split(tmp_path, rele
     options = releases.options("cirr_rc2", splits=("train", "val"))
     summary = convert_composed(CIRRReader(root), tmp_path / "out", options)
     assert (summary.images, summary.left_out) == (18, {})
-    packed, groups = releases.packed(tmp_path / "out"), read_groups(tmp_path / "out")
+    packed, groups = releases.packed(tmp_path / "out"), read_query_lists(tmp_path / "out", GROUPS)
     for split in ("train", "val"):
         paths = json.loads((tmp_path / f"data/cirr/image_splits/split.rc2.{split}.json").read_text())
         found = packed.queries(split)

@@ -10,7 +10,7 @@ from data_modules.conversion.text import convert_beir
 from data_modules.formats.cirr import CIRRReader
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import DataError
-from data_modules.formats.side_files import read_groups
+from data_modules.formats.side_files import GROUPS, read_query_lists
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_one_pool_has_the_candidates_of_both(tmp_path, releases, roots, copy):
     packed = releases.packed(tmp_path / "out")
     assert len(packed.queries("test")) == 5
     assert packed.pool("global_test")[:5] == ["d1", "d/2", "q1", "d4", "d5"]
-    assert len(read_groups(tmp_path / "out")) == 3
+    assert len(read_query_lists(tmp_path / "out", GROUPS)) == 3
     judged = "qrels/test/mbeir_tiny_task1_test_qrels.txt"
     assert (tmp_path / "out" / judged).read_bytes() == (roots[0] / judged).read_bytes(), "with its grades"
 

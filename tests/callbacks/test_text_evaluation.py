@@ -1,0 +1,141 @@
+"""Text data sets are evaluated beside the data of a fit, with the same numbers as by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from callbacks import RetrievalEvaluation, RunReport, TextEvaluation
+from callbacks.text_evaluation import TextSets
+from data_modules.formats.records import DataError
+from mmretrieval.metrics.per_query import Measure
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
+]
+
+
+def _set(root, seed, own_document=False):
+    """Twenty documents, six queries, grades from 0 to 2."""
+    rng = np.random.default_rng(seed)
+    documents = [{"_id": f"d{n}", "title": f"T{n}", "text": f"text {seed} {n}"} for n in range(20)]
+    queries = [{"_id": f"d{n}" if own_document else f"q{n}", "text": f"query {n}"} for n in range(6)]
+    lines = ["query-id\tcorpus-id\tscore"]
+    for query in queries:
+        picked = [n for n in rng.choice(20, 5, replace=False).tolist() if f"d{n}" != query["_id"]][:4]
+        grades = [2, 1, 1, 0]
+        lines += [f"{query['_id']}\td{n}\t{grade}" for n, grade in zip(picked, grades, strict=True)]
+    (root / "qrels").mkdir(parents=True)
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "qrels/test.tsv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
+    return [_set(tmp_path / "one", 1), _set(tmp_path / "Two", 2, own_document=True)]
+
+
+@pytest.fixture
+def fit(fakes, module, data, tmp_path, folders, monkeypatch):
+    """Fit with both evaluations; texts are embedded as the module's tokens at their row."""
+    text = TextEvaluation(folders, every_n_epochs=2)
+    sets = text._sets
+    tokens = np.random.default_rng(9).integers(0, fakes.VOCABULARY, (52, fakes.TOKENS))
+
+    def table(kind, own, rows):
+        data.tokens[kind] = tokens[rows : rows + len(own)]
+        columns = fakes.Columns(own.ids, own.modalities, own.sizes)
+        return data._table(kind, f"text {kind}", columns)
+
+    monkeypatch.setattr(text._sets, "candidate_table", lambda: table("of text", _columns(sets), 0))
+    monkeypatch.setattr(text._sets, "query_table", lambda split: table("asked", sets.queries(split), 40))
+    trainer = fakes.make_trainer(tmp_path, [RetrievalEvaluation(), text, RunReport()], max_epochs=3)
+    trainer.fit(module, datamodule=data)
+    return text, trainer, data
+
+
+def _columns(sets):
+    class Candidates:
+        ids = sets.corpus.candidate_ids
+        modalities = sets.corpus.candidate_modalities
+        sizes = sets.corpus.candidate_sizes
+
+        def __len__(self):
+            return len(self.ids)
+
+    return Candidates()
+
+
+def test_measures_are_those_by_hand(fit, module, tmp_path, folders):
+    text, trainer, data = fit
+    assert [done.epoch for done in text.history] == [0, 2, 3]
+    document = json.loads((tmp_path / "metrics_text.json").read_text())
+    assert set(document["local"]) == {"one_task1", "two_task1", "average"}
+    assert "global" not in document
+    corpus, queries = text._sets.corpus, text._sets.queries("test")
+    assert sum(corpus.candidate_record(row).text.startswith("T3 text") for row in range(len(corpus))) == 2
+    scores = data.vectors(module, "asked").astype(float) @ data.vectors(module, "of text").T
+    for task in ("one_task1", "two_task1"):
+        pool, values = corpus.pools[f"local_{task}"], []
+        for row in np.flatnonzero(queries.task_of == queries.tasks.index(task)).tolist():
+            left = np.setdiff1d(pool, queries.listed("excluded", row))
+            assert len(left) == (19 if task == "two_task1" else 20), "a query's own document is left out"
+            ranked = sorted(left.tolist(), key=lambda member: (-scores[row, member], member))
+            grades = zip(queries.positives(row).tolist(), queries.grades(row).tolist(), strict=True)
+            judged = {str(member): grade for member, grade in grades}
+            assert sorted(judged.values()) == [1, 1, 2]
+            values.append(Measure.named("ndcg@10").of([str(member) for member in ranked], judged))
+        assert document["local"][task]["ndcg@10"] == pytest.approx(np.mean(values), abs=1e-6)
+    value = document["local"]["average"]["ndcg@10"]
+    assert float(trainer.callback_metrics["text/local/average/ndcg@10"]) == pytest.approx(value)
+    assert "hit@5" in json.loads((tmp_path / "metrics.json").read_text())["global"]["average"]
+    assert (tmp_path / "runs_text/local_one_task1.qrels").is_file()
+    report = (tmp_path / "report.md").read_text()
+    assert "## Tasks, text" in report
+    assert "local ndcg@10" in report
+
+
+def test_the_data_are_packed_once_and_again_after_a_change(folders, tmp_path):
+    sets = TextSets(folders)
+    sets.prepare_data()
+    made = (sets.root / "manifest.json").stat().st_mtime_ns
+    again = TextSets(folders)
+    again.prepare_data()
+    assert (again.root, (again.root / "manifest.json").stat().st_mtime_ns) == (sets.root, made)
+    prompted = TextSets(folders, prompts={"two": "Find the counter-argument."})
+    prompted.prepare_data()
+    prompted.setup("validate")
+    queries = prompted.queries("test")
+    row = int(np.flatnonzero(queries.task_of == queries.tasks.index("two_task1"))[0])
+    assert queries.instructions(row) == ("Find the counter-argument.",)
+    with (folders[0] / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "new", "text": "more"}\n')
+    assert TextSets(folders).root != sets.root
+    assert not [path for path in sets.root.parent.iterdir() if path.name.startswith(".")], "nothing is left"
+
+
+def test_unusable_settings_are_refused(folders, tmp_path):
+    with pytest.raises(DataError, match="at least one in the BEIR layout"):
+        TextSets([])
+    with pytest.raises(DataError, match="prompts are for three, the text data sets are one, two"):
+        TextSets(folders, prompts={"three": "?"})
+    with pytest.raises(DataError, match="is not in the BEIR layout"):
+        TextSets([tmp_path])
+    with pytest.raises(ValueError, match="label"):
+        TextEvaluation(folders, label="a b")
+
+
+def test_two_evaluations_keep_their_own_states(folders):
+    keys = {
+        evaluation.state_key
+        for evaluation in (
+            RetrievalEvaluation(),
+            TextEvaluation(folders),
+            TextEvaluation(folders, label="more"),
+        )
+    }
+    assert len(keys) == 3
