@@ -98,25 +98,34 @@ class PackedCorpus:
 
     Args:
         root: The packed folder.
+        max_text_tokens: Where texts are cut; the encoder's own limit by default.
 
     Raises:
         DataError: If ``root`` is no packed folder.
+        ValueError: If the limit is below 1.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, max_text_tokens: int | None = None) -> None:
+        if max_text_tokens is not None and max_text_tokens < 1:
+            raise ValueError(f"max_text_tokens must be at least 1, found {max_text_tokens}.")
+        self.root, self.max_text_tokens = root, max_text_tokens
         self.manifest = read_manifest(root)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root}
+        return {"root": self.root, "max_text_tokens": self.max_text_tokens}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.root = state["root"]
+        self.root, self.max_text_tokens = state["root"], state["max_text_tokens"]
         self.manifest = read_manifest(self.root)
 
     def __len__(self) -> int:
         """Return the number of candidates."""
         return len(self._candidates)
+
+    @property
+    def text_limits(self) -> str | None:
+        """Where texts are cut, in words; ``None`` where the encoder decides."""
+        return None if self.max_text_tokens is None else str(self.max_text_tokens)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -176,11 +185,16 @@ class PackedCorpus:
         Raises:
             DataError: If there is no such candidate.
         """
-        ids, rows = self._lookup
-        place = int(np.searchsorted(ids, key := id_key(id_)))
-        if place == len(ids) or ids[place] != key:
+        if not self.has_candidate(id_):
             raise DataError(f"{self.root}: has no candidate {id_!r}; pack the data set that has it")
-        return int(rows[place])
+        ids, rows = self._lookup
+        return int(rows[np.searchsorted(ids, id_key(id_))])
+
+    def has_candidate(self, id_: str) -> bool:
+        """Return whether there is a candidate of an id."""
+        ids, _ = self._lookup
+        place = int(np.searchsorted(ids, key := id_key(id_)))
+        return place < len(ids) and bool(ids[place] == key)
 
     def candidate(self, row: int) -> Candidate:
         """Read a candidate and decode its image.
@@ -189,7 +203,8 @@ class PackedCorpus:
             DataError: If a shard is damaged.
         """
         text = self.candidate_record(row).text
-        return Candidate(Content(text, self.image(int(self.candidate_images[row]))))
+        image = self.image(int(self.candidate_images[row]))
+        return Candidate(Content(text, image, self.max_text_tokens))
 
     def candidate_record(self, row: int) -> CandidateRecord:
         """Read a candidate without its image.
@@ -377,7 +392,7 @@ class QuerySet:
         Raises:
             DataError: If a shard is damaged.
         """
-        return Content(json.loads(self._table.read(row))["text"], self.corpus.image(int(self.images[row])))
+        return self._content(row, json.loads(self._table.read(row)))
 
     def query(self, row: int, instruction: str | None) -> Query:
         """Read a query, to be asked with ``instruction``.
@@ -395,7 +410,7 @@ class QuerySet:
         """
         fields = json.loads(self._table.read(row))
         prompts = self.corpus.manifest["instructions"][fields["instruction"]]["prompts"]
-        return Query(Content(fields["text"], self.corpus.image(int(self.images[row]))), prompts[instruction])
+        return Query(self._content(row, fields), prompts[instruction])
 
     def local_pool(self, task: str) -> str | None:
         """Return the name of a task's own pool, or ``None`` if the data set has none for it."""
@@ -418,6 +433,10 @@ class QuerySet:
     @cached_property
     def _positives(self) -> Ints:
         return self._array("positives")
+
+    def _content(self, row: int, fields: Mapping[str, Any]) -> Content:
+        image = self.corpus.image(int(self.images[row]))
+        return Content(fields["text"], image, self.corpus.max_text_tokens)
 
     def _uneven_grades(self, row: int) -> tuple[int, ...]:
         grades = tuple(self.grades(row).tolist())

@@ -76,7 +76,7 @@ class EncodingTable:
 
 def candidates_digest(corpus: PackedCorpus, wording: Wording = FIRST) -> str:
     """Return a hex digest of all candidates and pictures, and of how texts are cleaned."""
-    return _digest(corpus, ["candidates", "images"], *_facts(wording.candidate_suffix))
+    return _digest(corpus, ["candidates", "images"], *_facts(wording.candidate_suffix), *_limits(corpus))
 
 
 def queries_digest(queries: QuerySet, wording: Wording = FIRST) -> str:
@@ -85,11 +85,15 @@ def queries_digest(queries: QuerySet, wording: Wording = FIRST) -> str:
     arrays = [f"{name}/{array}.npy" for array in ("positives", "positive_starts")]
     facts = [corpus.manifest["arrays"][array]["digest"] for array in arrays]
     instructions = json.dumps(corpus.manifest["instructions"], sort_keys=True)
-    return _digest(corpus, [name, "images"], *facts, instructions, *_facts(wording.suffix))
+    return _digest(corpus, [name, "images"], *facts, instructions, *_facts(wording.suffix), *_limits(corpus))
 
 
 def _facts(suffix: str) -> tuple[str, ...]:
     return (suffix,) if suffix else ()  # nothing for the usual wording, whose embeddings are kept in fits
+
+
+def _limits(corpus: PackedCorpus) -> tuple[str, ...]:
+    return () if corpus.text_limits is None else (f"texts cut at {corpus.text_limits}",)
 
 
 def _digest(corpus: PackedCorpus, tables: list[str], *facts: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from mmretrieval.content import Candidate, Content, Query
@@ -92,4 +92,4 @@ def _cleaned(content: Content) -> Content:
     text = cleaned_text(content.text)
     if not text and content.image is None:
         return content  # quotes alone: nothing would be left
-    return Content(text or None, content.image)
+    return replace(content, text=text or None)

@@ -47,6 +47,7 @@ class Content:
     Args:
         text: Any text; ``None`` or an empty string when there is none.
         image: A decoded picture; ``None`` when there is none.
+        max_text_tokens: Where a longer text is cut; the encoder's own limit by default.
 
     Raises:
         ValueError: If there is neither a text nor an image.
@@ -54,6 +55,7 @@ class Content:
 
     text: str | None = None
     image: Image.Image | None = None
+    max_text_tokens: int | None = None
 
     def __post_init__(self) -> None:
         _ = self.modality

@@ -101,7 +101,7 @@ class InputProcessor:
         placeholder_id: The token in it that the picture's tokens take the place of.
         image_token_id: The token that the model replaces by a picture's features.
         templates: What stands around a content.
-        max_text_tokens: Longer texts are cut after so many tokens.
+        max_text_tokens: Longer texts are cut after so many tokens, where a content has no limit of its own.
         max_pixels: Larger pictures are scaled down to so many pixels.
         frame: What a chat template puts around everything.
         opening: Tokens before a content without a picture, for tokenizers that put none themselves.
@@ -222,22 +222,21 @@ class InputProcessor:
 
     def _text(self, prompt: _Prompt) -> str:
         picture = self._markup + self._templates.after_image if prompt.content.image is not None else ""
-        text = self._shortened(self._plain(prompt.content.text or ""))
+        limit = prompt.content.max_text_tokens or self._max_text_tokens
+        text = self._shortened(self._plain(prompt.content.text or ""), limit)
         return prompt.before + picture + text + self._templates.end + self._frame.after
 
     def _plain(self, text: str) -> str:
         return self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
-    def _shortened(self, text: str) -> str:
+    def _shortened(self, text: str, limit: int) -> str:
         # No text of so few bytes has more tokens: spares most texts their own tokenisation.
-        if len(text.encode()) <= self._max_text_tokens:
+        if len(text.encode()) <= limit:
             return text
         offsets = self._tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)[
             "offset_mapping"
         ]
-        return (
-            text if len(offsets) <= self._max_text_tokens else text[: offsets[self._max_text_tokens - 1][1]]
-        )
+        return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
 
     @property
     def _padding(self) -> int:
