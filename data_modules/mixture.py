@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
+from data_modules.blend import Shares, blend_of
 from data_modules.corpus import QuerySet
 from data_modules.formats.records import DataError
 from mmretrieval.distributed import rows_of_rank
 from mmretrieval.mining import NegativeTable
 
 Ints = npt.NDArray[np.int64]
-Shares = npt.NDArray[np.float64]
 
 _EPOCH_DRAW, _PASS_DRAW = 0, 1  # keep the streams of random numbers apart
 
@@ -53,6 +53,8 @@ class MixtureSettings:
         weights: Share of the samples that each task gets, >= 0 and normalised; all tasks are named. ``None``:
             in proportion to their numbers of queries, copies of an up-sampled mixture counted.
         homogeneous: Whether all queries of a global batch are of one task.
+        sources: Name of a source → its tasks. Weights, passes and homogeneous batches are then those of
+            sources, each of which shows all its tasks in proportion to their queries.
         batches_per_epoch: Length of an epoch, >= 1; ``None``: as many global batches as the queries fill.
         negatives_per_query: How many of a query's mined negatives a sample uses, >= 0, drawn in each epoch.
 
@@ -67,6 +69,7 @@ class MixtureSettings:
     homogeneous: bool = False
     batches_per_epoch: int | None = None
     negatives_per_query: int = 1
+    sources: Mapping[str, Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         at_least_1 = ("batch_size", "global_batch_size", "batches_per_epoch")
@@ -89,30 +92,6 @@ class MixtureSettings:
                 f"set it to {world} or more, or train on at most {size} ranks"
             )
         return size
-
-
-def task_shares(tasks: Sequence[str], counts: Ints, weights: Mapping[str, float] | None) -> Shares:
-    """Return the share of the samples that each task gets; they sum to 1.
-
-    Args:
-        tasks: Names of the tasks.
-        counts: How many queries each has.
-        weights: As in :class:`MixtureSettings`.
-
-    Raises:
-        ValueError: If weights name an unknown task or leave one out, or are negative, infinite or all 0.
-    """
-    if weights is None:
-        return np.asarray(counts / counts.sum(), np.float64)
-    known = f"the data has {', '.join(tasks)}"
-    if unknown := sorted(weights.keys() - set(tasks)):
-        raise ValueError(f"weights name the unknown task {', '.join(unknown)}; {known}.")
-    if missing := [task for task in tasks if task not in weights]:
-        raise ValueError(f"weights leave out {', '.join(missing)}; give each task a weight, 0 to skip it.")
-    values = np.array([weights[task] for task in tasks], np.float64)
-    if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
-        raise ValueError(f"weights must be finite, not negative and not all 0, found {dict(weights)}.")
-    return np.asarray(values / values.sum(), np.float64)
 
 
 def apportion(total: int, shares: Shares) -> Ints:
@@ -153,7 +132,7 @@ class MixtureStream:
         settings: Seed, homogeneity and epoch length.
 
     Raises:
-        DataError: If a task with a share has no queries, or all queries do not fill one global batch.
+        DataError: If all queries do not fill one global batch.
     """
 
     def __init__(
@@ -169,8 +148,6 @@ class MixtureStream:
         self._rows_of = np.split(order, np.cumsum(np.bincount(task_of, minlength=len(shares)))[:-1])
         self._copies, self._shares, self._settings = copies, shares, settings
         self._sizes = np.array([copies[rows].sum() for rows in self._rows_of], np.int64)
-        if (empty := np.flatnonzero((shares > 0) & (self._sizes == 0))).size:
-            raise DataError(f"task {int(empty[0])} has a weight but no queries; set its weight to 0")
         self._length = self._length_with(global_batch)
         if self._length == 0:
             raise DataError(
@@ -284,9 +261,10 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
             raise ValueError(f"Needs 0 <= rank < world, found rank={rank}, world={world}.")
         size = settings.queries_per_step(world)
         counts = np.bincount(queries.task_of, weights=queries.copies, minlength=len(queries.tasks))
-        shares = task_shares(queries.tasks, counts.astype(np.int64), settings.weights)
-        self.stream = MixtureStream(queries.task_of, queries.copies, shares, size, settings)
-        self.shares = {task: float(share) for task, share in zip(queries.tasks, shares, strict=True) if share}
+        blend = blend_of(queries.tasks, counts.astype(np.int64), settings.weights, settings.sources)
+        units = blend.unit_of[queries.task_of].astype(np.int32)
+        self.stream = MixtureStream(units, queries.copies, blend.shares, size, settings)
+        self.shares = blend.task_shares
         """Share of the samples that each task gets, without those that get none."""
         self.queries, self.settings = queries, settings
         self._own = rows_of_rank(size, rank, world)

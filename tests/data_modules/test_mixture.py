@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +9,7 @@ from hypothesis import strategies as st
 
 from data_modules.corpus import PackedCorpus
 from data_modules.formats.records import DataError
-from data_modules.mixture import (
-    MixtureBatchSampler,
-    MixtureSettings,
-    MixtureStream,
-    apportion,
-    task_shares,
-)
+from data_modules.mixture import MixtureBatchSampler, MixtureSettings, MixtureStream, apportion
 from mmretrieval.mining import NegativeTable, Stamp
 
 
@@ -259,21 +252,6 @@ def test_as_many_negatives_as_asked_for_and_all_different(queries, asked, given)
 # --- mistakes
 
 
-def test_weights_must_fit_the_tasks():
-    counts = np.array([3, 1])
-    assert task_shares("ab", counts, None).tolist() == [0.75, 0.25]
-    assert task_shares("ab", counts, {"b": 3, "a": 0}).tolist() == [0, 1]
-    for weights, message in (
-        ({"a": 1, "b": 1, "c": 1}, "unknown task c; the data has a, b"),
-        ({"a": 1}, "leave out b"),
-        ({"a": 1, "b": -1}, "not negative"),
-        ({"a": 0, "b": 0}, "not all 0"),
-        ({"a": float("nan"), "b": 1}, "finite"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            task_shares("ab", counts, weights)
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -298,9 +276,3 @@ def test_too_few_queries_for_a_batch_are_refused_unless_they_may_repeat(queries)
     assert [len(batch) for batch in sampler] == [49, 49]
     with pytest.raises(ValueError, match="rank=2, world=2"):
         MixtureBatchSampler(queries, MixtureSettings(4), 2, 2)
-
-
-def test_a_weighted_task_without_queries_is_refused():
-    empty = SimpleNamespace(shares=np.array([0.5, 0.5]), task_of=np.zeros(9, np.int32))
-    with pytest.raises(DataError, match="task 1 has a weight but no queries"):
-        MixtureStream(empty.task_of, np.ones(9, np.int32), empty.shares, 2, MixtureSettings(2))

@@ -17,9 +17,11 @@ from mmretrieval.mining import NegativeTable, Stamp
 
 GLOBAL = 8
 WEIGHTS = {"alpha_task0": 0.5, "alpha_task1": 0.25, "beta_x_task1": 0.25}
+SOURCES = {"one": ["alpha_task0"], "rest": ["alpha_task1", "beta_x_task1"]}
 STREAMS = {
     "mixed": {},
     "homogeneous": {"homogeneous": True},
+    "sources": {"sources": SOURCES, "weights": {"one": 2, "rest": 1}, "batches_per_epoch": 5},
     "weighted": {"weights": WEIGHTS, "batches_per_epoch": 5},
     "homogeneous_and_weighted": {"homogeneous": True, "weights": WEIGHTS, "batches_per_epoch": 5},
 }
