@@ -41,6 +41,7 @@ class TextEvaluation(RetrievalEvaluation):
         before_training: Evaluate before the first optimizer step as well.
         embeddings: Where embeddings are kept, see :func:`~callbacks.embedding.embed`.
         embedding_dtype: How they are kept.
+        max_text_tokens: Where texts are cut; the encoder's own limit by default.
         encoding_batch_size: Texts per batch, at least 1.
         num_workers: Processes that read and tokenise.
 
@@ -65,6 +66,7 @@ class TextEvaluation(RetrievalEvaluation):
         before_training: bool = True,
         embeddings: Path | None = None,
         embedding_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        max_text_tokens: int | None = None,
         encoding_batch_size: int = 128,
         num_workers: int = 0,
     ) -> None:
@@ -84,7 +86,14 @@ class TextEvaluation(RetrievalEvaluation):
         if not label.isidentifier():
             raise ValueError(f"label must be letters, digits and underscores, found {label!r}.")
         self.label = label
-        self._sets = TextSets(folders, released_split, prompts, encoding_batch_size, num_workers)
+        self._sets = TextSets(
+            folders,
+            released_split,
+            prompts=prompts,
+            max_text_tokens=max_text_tokens,
+            encoding_batch_size=encoding_batch_size,
+            num_workers=num_workers,
+        )
 
     @property
     @override

@@ -6,18 +6,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from data_modules.continual import ContinualTextDataModule
     from data_modules.embedded import EmbeddedDataModule
     from data_modules.mbeir import MBEIRDataModule
     from data_modules.retrieval import RetrievalDataModule
     from data_modules.synthetic.pretraining import DialogueDataModule
+    from data_modules.text_sets import TextSets
 
-__all__ = ["DialogueDataModule", "EmbeddedDataModule", "MBEIRDataModule", "RetrievalDataModule"]
+__all__ = [
+    "ContinualTextDataModule",
+    "DialogueDataModule",
+    "EmbeddedDataModule",
+    "MBEIRDataModule",
+    "RetrievalDataModule",
+    "TextSets",
+]
 
 _MODULES = {
+    "ContinualTextDataModule": "data_modules.continual",
     "DialogueDataModule": "data_modules.synthetic.pretraining",
     "EmbeddedDataModule": "data_modules.embedded",
     "MBEIRDataModule": "data_modules.mbeir",
     "RetrievalDataModule": "data_modules.retrieval",
+    "TextSets": "data_modules.text_sets",
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from data_modules.formats.records import CandidateRecord, DataError, QueryRecord
 from mmretrieval.content import Candidate, Content, Query
 
 Ints = npt.NDArray[np.int64]
-TRAIN, TRAIN_POOL = "train", "global_train"
+TRAIN: Final = "train"
+TRAIN_POOL: Final = "global_train"
 
 
 class JoinedCorpus(PackedCorpus):

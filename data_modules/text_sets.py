@@ -1,4 +1,4 @@
-"""Text data sets in the BEIR layout."""
+"""Text data sets in the public layouts, ready to be evaluated or trained on."""
 
 from __future__ import annotations
 
@@ -7,36 +7,45 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
+
+from typing_extensions import override
 
 from data_modules.conversion.merging import merge
+from data_modules.conversion.pairs import convert_pairs
 from data_modules.conversion.prompts import TEXT_SEARCH
 from data_modules.conversion.text import convert_beir
-from data_modules.corpus import MANIFEST, VERSION
+from data_modules.corpus import MANIFEST, VERSION, PackedCorpus
 from data_modules.formats.beir import BEIRReader
 from data_modules.formats.records import DataError
+from data_modules.formats.text_pairs import is_pairs
 from data_modules.packing import pack
 from data_modules.retrieval import RetrievalDataModule, cache_home
 
-_FIRST_DATASET_ID = 1000
+FIRST_DATASET_ID = 1000
+"""Number of the first text data set; pictures' data sets stay below."""
 logger = logging.getLogger(__name__)
 
 
 class TextSets(RetrievalDataModule):
-    """Text data sets to evaluate: each is a task with a pool of its own, as on BEIR and MTEB.
+    """Text data sets: each is a task with a pool of its own, as on BEIR and MTEB.
 
     They are converted and packed under ``MMRETRIEVAL_HOME`` on first use, and again when a file changes.
     Texts that are empty, and judgements of what is not there, are errors.
 
     Args:
-        folders: Folders in the BEIR layout: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/``. Their names
-            are those of the data sets.
-        split: Which of the qrels to use; the queries become the split ``test``.
+        folders: Folders in the BEIR layout (``corpus.jsonl``, ``queries.jsonl`` and ``qrels/``), or files of
+            pairs (:mod:`data_modules.formats.text_pairs`). Their names are those of the data sets.
+        split: Which of the qrels to use; files of pairs have one split alone.
+        into: What the queries become: the split to evaluate, or the one to train on.
         prompts: Name of a data set → its instruction; general ones for the others.
+        symmetric: Names of files of pairs whose positives ask for their queries as well.
+        max_text_tokens: Where texts are cut; the encoder's own limit by default.
         encoding_batch_size: Texts per batch, >= 1.
         num_workers: Processes that read and tokenise; 0 does it in the main process.
 
     Raises:
-        DataError: If there is no folder, one is not in the layout, or a prompt is for none of them.
+        DataError: If there is no folder, one is not in the layout, or a name is of none of them.
         ValueError: If a number is out of range.
     """
 
@@ -44,22 +53,29 @@ class TextSets(RetrievalDataModule):
         self,
         folders: Sequence[Path],
         split: str = "test",
+        into: Literal["train", "test"] = "test",
         prompts: Mapping[str, str] | None = None,
+        symmetric: Sequence[str] = (),
+        max_text_tokens: int | None = None,
         encoding_batch_size: int = 128,
         num_workers: int = 0,
     ) -> None:
         self.folders = [Path(folder).resolve() for folder in folders]
-        self.names = [folder.name.lower() for folder in self.folders]
-        self.split, self.prompts = split, dict(prompts or {})
+        self.names = [folder.name.split(".")[0].lower() for folder in self.folders]
+        self.split, self.into = split, into
+        self.prompts, self.symmetric = dict(prompts or {}), tuple(symmetric)
+        self.max_text_tokens = max_text_tokens
         if not self.folders:
-            raise DataError("no folder of text data is given; give at least one in the BEIR layout")
-        if unknown := sorted({*self.prompts} - {*self.names}):
-            raise DataError(
-                f"prompts are for {', '.join(unknown)}, the text data sets are {', '.join(self.names)}"
-            )
+            raise DataError("no text data are given; give at least one folder in the BEIR layout")
+        for what, named in (("prompts are", {*self.prompts}), ("symmetric are", {*self.symmetric})):
+            if unknown := sorted(named - {*self.names}):
+                raise DataError(
+                    f"{what} given for {', '.join(unknown)}, the text data sets are {', '.join(self.names)}"
+                )
         root = cache_home() / "text" / f"{'-'.join(self.names)[:60]}-{self._key()}"
         super().__init__(root, encoding_batch_size=encoding_batch_size, num_workers=num_workers)
 
+    @override
     def prepare_data(self) -> None:
         """Convert and pack the data unless that is done; runs on one process of each node.
 
@@ -78,32 +94,57 @@ class TextSets(RetrievalDataModule):
                 if not (self.root / MANIFEST).is_file():  # else another process was faster
                     raise
 
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.corpus = PackedCorpus(self.packed_root, self.max_text_tokens)
+        self._queries = {}
+
     def _layout(self, scratch: Path) -> Path:
         """All sets in one folder in the M-BEIR layout."""
-        parts = []
         for number, (name, folder) in enumerate(zip(self.names, self.folders, strict=True)):
-            prompts = (self.prompts[name],) if name in self.prompts else TEXT_SEARCH
-            part = scratch / str(number)
-            convert_beir(
-                folder,
-                part,
-                name=name,
-                dataset_id=_FIRST_DATASET_ID + number,
-                splits=(self.split,),
-                into="test",
-                prompts=prompts,
-            )
-            parts.append(part)
+            self._convert(folder, scratch / str(number), name, FIRST_DATASET_ID + number)
+        parts = [scratch / str(number) for number in range(len(self.folders))]
         if len(parts) == 1:
             return parts[0]
         merge(parts, scratch / "all", progress=False)
         return scratch / "all"
 
+    def _convert(self, source: Path, out: Path, name: str, dataset_id: int) -> None:
+        prompts = (self.prompts[name],) if name in self.prompts else TEXT_SEARCH
+        if is_pairs(source):
+            symmetric = name in self.symmetric
+            convert_pairs(
+                source,
+                out,
+                name=name,
+                dataset_id=dataset_id,
+                split=self.into,
+                symmetric=symmetric,
+                prompts=prompts,
+            )
+        else:
+            convert_beir(
+                source,
+                out,
+                name=name,
+                dataset_id=dataset_id,
+                splits=(self.split,),
+                into=self.into,
+                prompts=prompts,
+            )
+
     def _key(self) -> str:
-        facts = [str(VERSION), self.split, repr(sorted(self.prompts.items()))]
-        for folder in self.folders:
-            BEIRReader(folder)  # refuses other layouts
-            for path in sorted([*folder.glob("*.jsonl"), *folder.glob("qrels/*.tsv")]):
+        facts = [str(VERSION), self.split, self.into, repr((sorted(self.prompts.items()), self.symmetric))]
+        for source in self.folders:
+            if is_pairs(source):
+                files = [source]
+                if not source.is_file():
+                    raise DataError(f"{source}: file is missing; give a file of pairs or a BEIR folder")
+            else:
+                BEIRReader(source)  # refuses other layouts
+                files = sorted([*source.glob("*.jsonl"), *source.glob("qrels/*.tsv")])
+            for path in files:
                 state = path.stat()
                 facts.append(f"{path} {state.st_size} {state.st_mtime_ns}")
         return sha256("\n".join(facts).encode()).hexdigest()[:16]

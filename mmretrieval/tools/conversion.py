@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_modules.conversion import merging, prompts
+from data_modules.conversion import pairs as text_pairs
 from data_modules.conversion import text as texts
 from data_modules.conversion.composed import ComposedOptions, convert_composed
 from data_modules.conversion.target import ConversionSummary
@@ -57,6 +58,41 @@ def beir(
         prompts=prompts.read_prompts(prompt_file, prompts.TEXT_SEARCH),
         allow_empty=allow_empty,
         allow_dangling=allow_dangling,
+        progress=progress,
+    )
+    _print(summary)
+
+
+def pairs(
+    source: Path,
+    out: Path,
+    name: str | None = None,
+    dataset_id: int = 100,
+    split: Split = "train",
+    symmetric: bool = False,
+    prompt_file: Path | None = None,
+    progress: bool = True,
+) -> None:
+    """Convert a file of queries and answering texts: .jsonl, .jsonl.gz, or SQuAD's .json.
+
+    Args:
+        source: The file; its lines are objects with query, positives and negatives, or lists of texts.
+        out: Folder to create.
+        name: Name of the data set; the file's by default.
+        dataset_id: Its number; those of folders to be merged must differ.
+        split: What the pairs are.
+        symmetric: Let each positive ask for its query as well, as in sets of duplicates.
+        prompt_file: Instructions, one a line.
+        progress: Whether to show a progress bar.
+    """
+    summary = text_pairs.convert_pairs(
+        source,
+        out,
+        name=source.name.split(".")[0].lower() if name is None else name,
+        dataset_id=dataset_id,
+        split=split,
+        symmetric=symmetric,
+        prompts=prompts.read_prompts(prompt_file, prompts.TEXT_SEARCH),
         progress=progress,
     )
     _print(summary)

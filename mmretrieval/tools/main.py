@@ -22,6 +22,7 @@ COMMANDS: dict[str, Any] = {
         "convert": {
             "_help": "Bring data sets of other public layouts into that of M-BEIR.",
             "beir": conversion.beir,
+            "pairs": conversion.pairs,
             "circo": conversion.circo,
             "cirr": conversion.cirr,
             "fashioniq": conversion.fashioniq,

@@ -119,9 +119,9 @@ def test_the_data_are_packed_once_and_again_after_a_change(folders, tmp_path):
 
 
 def test_unusable_settings_are_refused(folders, tmp_path):
-    with pytest.raises(DataError, match="at least one in the BEIR layout"):
+    with pytest.raises(DataError, match="at least one folder in the BEIR layout"):
         TextSets([])
-    with pytest.raises(DataError, match="prompts are for three, the text data sets are one, two"):
+    with pytest.raises(DataError, match="prompts are given for three, the text data sets are one, two"):
         TextSets(folders, prompts={"three": "?"})
     with pytest.raises(DataError, match="is not in the BEIR layout"):
         TextSets([tmp_path])

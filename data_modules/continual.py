@@ -1,0 +1,173 @@
+"""Stage 2: multimodal data and text data in one training stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from typing_extensions import override
+
+from data_modules.blend import tempered
+from data_modules.embedded import EmbeddedDataModule
+from data_modules.formats.records import DataError
+from data_modules.formats.text_pairs import is_pairs
+from data_modules.joined import TRAIN, TRAIN_POOL, JoinedCorpus, JoinedQueries
+from data_modules.mbeir import MBEIRDataModule
+from data_modules.mixture import MixtureBatchSampler
+from data_modules.retrieval import RetrievalDataModule
+from data_modules.synthetic.benchmark import DEFAULT_SIZE
+from data_modules.text_sets import TextSets
+
+MULTIMODAL = "multimodal"
+"""Name of the source that is all tasks of the multimodal data."""
+
+
+class ContinualTextDataModule(RetrievalDataModule):
+    """Streams multimodal samples and text samples, each sample once in a pass over its source.
+
+    The multimodal data are one source, and each text data set is one. Splits other than ``train``, and their
+    pools, are those of the multimodal data, so that evaluation gives the numbers of stage 1; what is trained
+    on and mined from are both. Text is evaluated by :class:`callbacks.TextEvaluation`.
+
+    Args:
+        text_root: Text data sets: a folder in the BEIR layout, a file of pairs, or a folder of such; or
+            several.
+        root: The multimodal data, as for :class:`~data_modules.MBEIRDataModule`; the embedded benchmark by
+            default.
+        text_split: Which of the qrels to train on.
+        text_share: Share of the samples that are text, between 0 and 1.
+        temperature: Blends the text data sets in proportion to their queries to the power of 1 / temperature,
+            at least 1.
+        weights: Share of each source instead, ``multimodal`` and the text data sets' tasks, ``<name>_task1``;
+            all are named.
+        homogeneous: Whether all queries of a step, over all ranks, are of one source.
+        max_text_tokens: Where texts of the text data sets are cut; the encoder's own limit holds elsewhere.
+        prompts: Name of a text data set → its instruction; general ones for the others.
+        symmetric: Names of files of pairs whose positives ask for their queries as well.
+        size: Of the embedded benchmark.
+        data_seed: Of the embedded benchmark, >= 0.
+        batch_size: Queries per rank and step, >= 1.
+        global_batch_size: Queries per step over all ranks, >= 1; ``None``: ``batch_size`` times ranks.
+        encoding_batch_size: Contents per batch when embedding, >= 1.
+        num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
+        batches_per_epoch: Steps of an epoch; ``None``: as many as the queries of all sources fill.
+        negatives_per_query: How many of a query's mined negatives a sample uses, drawn anew in each epoch.
+        seed: Of the stream, >= 0.
+
+    Raises:
+        DataError: If there are no text data.
+        ValueError: If a number is out of range.
+    """
+
+    corpus: JoinedCorpus
+
+    def __init__(
+        self,
+        text_root: Path | Sequence[Path],
+        root: Path | None = None,
+        text_split: str = "train",
+        text_share: float = 0.5,
+        temperature: float = 1.0,
+        weights: dict[str, float] | None = None,
+        homogeneous: bool = False,
+        max_text_tokens: int | None = 512,
+        prompts: Mapping[str, str] | None = None,
+        symmetric: Sequence[str] = (),
+        size: int = DEFAULT_SIZE,
+        data_seed: int = 0,
+        batch_size: int = 64,
+        global_batch_size: int | None = None,
+        encoding_batch_size: int = 128,
+        num_workers: int = 0,
+        batches_per_epoch: int | None = None,
+        negatives_per_query: int = 1,
+        seed: int = 0,
+    ) -> None:
+        tempered({"any": 1}, temperature, text_share)  # refuses what is out of range now
+        self.multimodal: RetrievalDataModule = (
+            EmbeddedDataModule(size, data_seed) if root is None else MBEIRDataModule(root)
+        )
+        self.texts = TextSets(text_sources(text_root), text_split, TRAIN, prompts, symmetric, max_text_tokens)
+        super().__init__(
+            self.multimodal.root,
+            batch_size=batch_size,
+            global_batch_size=global_batch_size,
+            encoding_batch_size=encoding_batch_size,
+            num_workers=num_workers,
+            weights=weights,
+            homogeneous=homogeneous,
+            batches_per_epoch=batches_per_epoch,
+            negatives_per_query=negatives_per_query,
+            seed=seed,
+            train_split=TRAIN,
+            train_pool=TRAIN_POOL,
+        )
+        self.text_share, self.temperature = text_share, temperature
+
+    @override
+    def prepare_data(self) -> None:
+        for part in (self.multimodal, self.texts):
+            part.prepare_data()
+
+    @override
+    def setup(self, stage: str) -> None:
+        parts = (self.multimodal, self.texts)
+        for part in parts:
+            part.setup("validate")
+        self.corpus = JoinedCorpus([part.corpus for part in parts])
+        self._queries = {}
+        if stage == "fit":
+            rank, world = self._ranks()
+            queries = self.queries(TRAIN)
+            assert isinstance(queries, JoinedQueries)
+            sources = sources_of(queries)
+            weights = self.mixture.weights or self._weights(queries)
+            mixture = replace(self.mixture, sources=sources, weights=weights)
+            self._sampler = MixtureBatchSampler(queries, mixture, rank, world)
+
+    def _weights(self, queries: JoinedQueries) -> dict[str, float]:
+        counts = np.bincount(queries.task_of, weights=queries.copies, minlength=len(queries.tasks))
+        texts = {
+            task: int(count)
+            for task, count, part in zip(queries.tasks, counts, queries.part_of_task, strict=True)
+            if part
+        }
+        return {MULTIMODAL: 1 - self.text_share, **tempered(texts, self.temperature, self.text_share)}
+
+
+def sources_of(queries: JoinedQueries) -> dict[str, list[str]]:
+    """Return the tasks of each source: all of the first part, and each other one by itself."""
+    parts = zip(queries.tasks, queries.part_of_task, strict=True)
+    sources: dict[str, list[str]] = {MULTIMODAL: []}
+    for task, part in parts:
+        sources.setdefault(task if part else MULTIMODAL, []).append(task)
+    return sources
+
+
+def text_sources(text_root: Path | Sequence[Path]) -> list[Path]:
+    """Return folders in the BEIR layout, and files of pairs.
+
+    Args:
+        text_root: One of these, a folder of them, or several.
+
+    Raises:
+        DataError: If there is nothing of that kind.
+    """
+    roots = [text_root] if isinstance(text_root, str | Path) else list(text_root)
+    found = [source for root in roots for source in _sources_in(Path(root))]
+    if not found:
+        raise DataError("no text data are given; give a folder in the BEIR layout or a file of pairs")
+    return found
+
+
+def _sources_in(root: Path) -> list[Path]:
+    if _is_source(root) or not root.is_dir():
+        return [root]  # what is wrong with it, its reader says
+    inside = [child for child in sorted(root.iterdir()) if _is_source(child)]
+    return inside or [root]
+
+
+def _is_source(path: Path) -> bool:
+    return (path / "corpus.jsonl").is_file() or (path.is_file() and is_pairs(path))

@@ -1,0 +1,158 @@
+"""Files of questions and the texts that answer them, in the public layouts of embedding training data.
+
+::
+
+    *.jsonl, *.jsonl.gz    a line is one of
+        {"query": …, "positives": […], "negatives": […]}    or anchor or question; pos, positive; neg, …
+        [query, positive] or [query, positive, negative, …]
+        {"set": […]}                                        texts that say the same: the first asks for others
+    *.json                 SQuAD (Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250): questions and the
+                           paragraphs that answer them; unanswerable ones are left out
+
+A single text may stand in place of a list. Outer blanks are stripped. Only negatives may be missing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from data_modules.formats.mbeir_rows import check_unicode
+from data_modules.formats.records import DataError, Source
+
+EXPECTED = "a .jsonl, .jsonl.gz or SQuAD .json file"
+MAX_LINE = 16 * 2**20
+"""Bytes of a line at most, also of what a .gz file expands to."""
+MAX_SQUAD = 512 * 2**20
+"""Bytes of a SQuAD file, which is read whole, at most."""
+UNANSWERABLE = "questions that no paragraph answers"
+_QUERY = ("query", "anchor", "question")
+_POSITIVES = ("positives", "pos", "positive")
+_NEGATIVES = ("negatives", "neg", "negative")
+
+
+class TextPair(NamedTuple):
+    """A query, the texts that answer it, and texts that do not."""
+
+    source: Source
+    query: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+
+
+def is_pairs(path: Path) -> bool:
+    """Whether a path has the name of such a file."""
+    return path.name.endswith((".jsonl", ".jsonl.gz", ".json"))
+
+
+def text_pairs(path: Path, left_out: Counter[str] | None = None) -> Iterator[TextPair]:
+    """Yield the pairs of a file.
+
+    Args:
+        path: The file.
+        left_out: Where to count what is left out.
+
+    Raises:
+        DataError: If the file is missing, empty or of another layout, or a line cannot be used.
+    """
+    if not is_pairs(path):
+        raise DataError(f"{path}: is not {EXPECTED}; rename or convert it")
+    if path.name.endswith(".json"):
+        yield from _squad(path, Counter() if left_out is None else left_out)
+        return
+    for source, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{source}: malformed JSON ({error}); each line must hold one pair") from None
+        yield _pair(source, row)
+
+
+def _lines(path: Path) -> Iterator[tuple[Source, bytes]]:
+    found = False
+    try:
+        with _opened(path) as stream:
+            number = 0
+            while line := stream.readline(MAX_LINE + 1):
+                number += 1
+                if len(line) > MAX_LINE:
+                    raise DataError(f"{path}:{number}: has more than {MAX_LINE} bytes; split the line")
+                if not line.isspace():
+                    found = True
+                    yield Source(path, number), line
+    except FileNotFoundError:
+        raise DataError(f"{path}: file is missing; give {EXPECTED}") from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); restore the file") from None
+    if not found:
+        raise DataError(f"{path}: file is empty; add lines or leave it out")
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _pair(source: Source, row: Any) -> TextPair:  # noqa: ANN401 - JSON
+    if isinstance(row, list):
+        query, positives, negatives = row[:1], row[1:2], row[2:]
+    elif isinstance(row, dict) and "set" in row:
+        texts = row["set"] if isinstance(row["set"], list) else []
+        query, positives, negatives = texts[:1], texts[1:], []
+    elif isinstance(row, dict):
+        query = _field(source, row, _QUERY)
+        positives = _field(source, row, _POSITIVES)
+        negatives = _field(source, row, _NEGATIVES, needed=False)
+    else:
+        raise DataError(f"{source}: is {row!r:.80}; write an object or a list of texts")
+    asked = _texts(source, "query", query)
+    if len(asked) != 1:
+        raise DataError(f"{source}: has {len(asked)} queries; write one")
+    answers = _texts(source, "positive", positives)
+    if not answers:
+        raise DataError(f"{source}: has no positive; add one or remove the line")
+    wrong = [text for text in _texts(source, "negative", negatives) if text not in answers]
+    return TextPair(source, asked[0], tuple(dict.fromkeys(answers)), tuple(dict.fromkeys(wrong)))
+
+
+def _field(source: Source, row: dict[str, Any], names: tuple[str, ...], *, needed: bool = True) -> list[Any]:
+    there = [name for name in names if name in row]
+    if len(there) > 1 or (needed and not there):
+        found = f"both {' and '.join(there)}" if there else f"only {', '.join(map(repr, row))}"
+        raise DataError(f"{source}: has {found}; write one of {', '.join(names)}")
+    value = row[there[0]] if there else []
+    return value if isinstance(value, list) else [value]
+
+
+def _texts(source: Source, role: str, values: list[Any]) -> list[str]:
+    for value in values:
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{source}: {role} is {value!r:.80}; write a text that is not empty")
+        check_unicode(source, role, value)
+    return [value.strip() for value in values]
+
+
+def _squad(path: Path, left_out: Counter[str]) -> Iterator[TextPair]:
+    try:
+        if path.stat().st_size > MAX_SQUAD:
+            raise DataError(f"{path}: has more than {MAX_SQUAD} bytes; write pairs as .jsonl instead")
+        articles = json.loads(path.read_bytes())["data"]
+        number = 0
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    number += 1
+                    if question.get("is_impossible", False) or not question["answers"]:
+                        left_out[UNANSWERABLE] += 1
+                        continue
+                    yield _pair(Source(path, number), [question["question"], paragraph["context"]])
+    except FileNotFoundError:
+        raise DataError(f"{path}: file is missing; give {EXPECTED}") from None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: is not in SQuAD's layout ({type(error).__name__}: {error}); write pairs as .jsonl "
+            "instead"
+        ) from None

@@ -1,0 +1,150 @@
+"""Multimodal data and text data in one stream: shares, passes, workers, ranks and resumption."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data_modules import ContinualTextDataModule
+from data_modules.continual import MULTIMODAL, sources_of, text_sources
+from data_modules.formats.records import DataError
+from data_modules.mixture import MixtureBatchSampler
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers:UserWarning",
+    "ignore:This DataLoader will create 3 worker processes:UserWarning",  # two cores will do
+)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
+
+
+def beir(root, count):
+    (root / "qrels").mkdir(parents=True)
+    for name, kind in (("corpus", "d"), ("queries", "q")):
+        rows = ({"_id": f"{kind}{n}", "text": f"{kind} {root.name} {n}"} for n in range(count))
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = "".join(f"q{n}\td{n}\t1\n" for n in range(count))
+    (root / "qrels/train.tsv").write_text("query-id\tcorpus-id\tscore\n" + lines)
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Two text data sets: one in the BEIR layout, one of pairs."""
+    root = tmp_path / "texts"
+    beir(root / "large", 32)
+    rows = (json.dumps([f"pair {n}", f"answer {n}"]) + "\n" for n in range(8))
+    (root / "small.jsonl").write_text("".join(rows))
+    return root
+
+
+@pytest.fixture
+def ready(packed, fakes, texts):
+    def make(stage="fit", text_root=texts, **fields):
+        values = {"root": packed, "batch_size": 8, "encoding_batch_size": 5, "batches_per_epoch": 10}
+        module = ContinualTextDataModule(text_root, **(values | fields))
+        module.prepare_data()
+        module.setup(stage)
+        module._processor = fakes.FakeProcessor
+        return module
+
+    return make
+
+
+def drawn(module, epochs):
+    """Names of the tasks of all samples, in order."""
+    queries, sampler = module.queries("train"), module.sampler
+    positions = [(epoch, number) for epoch in range(epochs) for number in range(len(sampler))]
+    rows = [item.query for place in positions for item in sampler.batch(*place)]
+    return [queries.tasks[queries.task_of[row]] for row in rows], rows
+
+
+def test_sources_get_the_shares_that_were_asked_for(ready):
+    module = ready(text_share=0.25)
+    tasks, rows = drawn(module, 16)
+    counts, total = Counter(tasks), len(tasks)
+    assert sum(share for task, share in module.training_shares.items() if "task" in task) == pytest.approx(1)
+    assert (counts["large_task1"] + counts["small_task1"]) / total == pytest.approx(0.25, abs=0.005)
+    assert counts["large_task1"] / counts["small_task1"] == pytest.approx(4, rel=0.05), "in proportion"
+    queries = module.queries("train")
+    for members in (
+        range(48),
+        np.flatnonzero(queries.task_of == queries.tasks.index("large_task1")).tolist(),
+    ):
+        order = [row for row in rows if row in {*members}]
+        assert len(order) >= 2 * len(members)
+        assert sorted(order[: len(members)]) == sorted(members), "each once in a pass"
+        assert sorted(order[len(members) : 2 * len(members)]) == sorted(members)
+
+
+def test_temperature_and_weights_blend_the_text_data_sets(ready):
+    flat = ready(temperature=1e9).training_shares
+    assert flat["large_task1"] == pytest.approx(flat["small_task1"]) == pytest.approx(0.25)
+    weights = {MULTIMODAL: 1.0, "large_task1": 0.0, "small_task1": 3.0}
+    shares = ready(weights=weights).training_shares
+    assert shares["small_task1"] == 0.75
+    assert "large_task1" not in shares
+
+
+def test_a_step_may_be_of_one_source(ready):
+    module = ready(homogeneous=True)
+    unit = {task: name for name, tasks in sources_of(module.queries("train")).items() for task in tasks}
+    tasks, _ = drawn(module, 3)
+    steps = [{unit[task] for task in tasks[n : n + 8]} for n in range(0, len(tasks), 8)]
+    assert all(len(step) == 1 for step in steps)
+    assert {name for step in steps for name in step} == {MULTIMODAL, "large_task1", "small_task1"}
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_ranks_share_the_stream_and_resume_in_its_middle(ready, world):
+    module = ready(global_batch_size=8)
+    queries, settings = module.queries("train"), module.sampler.settings
+    whole = [module.sampler.batch(1, n) for n in range(len(module.sampler))]
+    ranks = [MixtureBatchSampler(queries, settings, rank, world) for rank in range(world)]
+    state = module.sampler.state_at(1, 4)
+    for sampler in ranks:
+        sampler.load_state_dict(state)
+    rest = [[item for part in parts for item in part] for parts in zip(*ranks, strict=True)]
+    assert rest == whole[4:]
+
+
+def test_batches_are_the_same_for_all_numbers_of_workers_and_texts_have_their_own_limit(ready):
+    streams = []
+    for workers in (0, 3):
+        module = ready(num_workers=workers, max_text_tokens=2)
+        loader = module.train_dataloader()
+        streams.append([(b.query_rows.tolist(), b.inputs.input_ids.tolist()) for b in loader])
+    assert streams[0] == streams[1]
+    corpus, queries = module.corpus, module.queries("train")
+    limits = {queries.content(row).max_text_tokens for row in range(48)}
+    assert limits == {None}
+    assert queries.content(len(queries) - 1).max_text_tokens == 2
+    assert corpus.candidate(len(corpus) - 1).content.max_text_tokens == 2
+
+
+def test_evaluation_is_that_of_the_multimodal_data_alone(ready, packed):
+    module = ready("validate")
+    alone = module.multimodal
+    assert module.queries("test").ids.tolist() == alone.queries("test").ids.tolist()
+    assert module.query_table("test").digest == alone.query_table("test").digest
+    assert np.array_equal(module.pool("global_test"), alone.pool("global_test"))
+    assert len(module.pool("global_train")) == len(alone.pool("global_train")) + 32 + 8
+
+
+def test_text_sources_are_found(texts, tmp_path):
+    both = [texts / "large", texts / "small.jsonl"]
+    assert text_sources(texts) == both
+    assert text_sources(str(texts / "large")) == both[:1]
+    assert text_sources([texts / "large", texts / "small.jsonl"]) == both
+    with pytest.raises(DataError, match="no text data are given"):
+        text_sources([])
+    with pytest.raises(DataError, match="is not in the BEIR layout"):
+        ContinualTextDataModule(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        ContinualTextDataModule(tmp_path / "none")
+    for fields in ({"text_share": 1.5}, {"temperature": 0.5}):
+        with pytest.raises(ValueError, match="temperature must be at least 1"):
+            ContinualTextDataModule(texts, **fields)
