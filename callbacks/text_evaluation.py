@@ -27,7 +27,8 @@ class TextEvaluation(RetrievalEvaluation):
     ``runs_<label>/``. :class:`~callbacks.RunReport` has a table of it.
 
     Args:
-        folders: Folders in the BEIR layout; their names are those of the data sets.
+        folders: Folders in the BEIR layout, or a folder of such; their names are those of the data sets.
+            "embedded": the text benchmark that ships with the project.
         label: What names begin with; different for each evaluation of a trainer.
         released_split: Which of the qrels to use.
         prompts: Name of a data set → its instruction; a general one for the others.
@@ -52,7 +53,7 @@ class TextEvaluation(RetrievalEvaluation):
 
     def __init__(
         self,
-        folders: Sequence[Path],
+        folders: Path | Sequence[Path] | Literal["embedded"],
         label: str = "text",
         released_split: str = "test",
         prompts: Mapping[str, str] | None = None,

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from typing_extensions import override
 
 from data_modules.blend import tempered
 from data_modules.embedded import EmbeddedDataModule
-from data_modules.formats.records import DataError
-from data_modules.formats.text_pairs import is_pairs
 from data_modules.joined import TRAIN, TRAIN_POOL, JoinedCorpus, JoinedQueries
 from data_modules.mbeir import MBEIRDataModule
 from data_modules.mixture import MixtureBatchSampler
@@ -32,8 +31,8 @@ class ContinualTextDataModule(RetrievalDataModule):
     on and mined from are both. Text is evaluated by :class:`callbacks.TextEvaluation`.
 
     Args:
-        text_root: Text data sets: a folder in the BEIR layout, a file of pairs, or a folder of such; or
-            several.
+        text_root: Text data sets, as for :class:`~data_modules.TextSets`: a folder in the BEIR layout, a file
+            of pairs, a folder of such, or several; the embedded text benchmark by default.
         root: The multimodal data, as for :class:`~data_modules.MBEIRDataModule`; the embedded benchmark by
             default.
         text_split: Which of the qrels to train on.
@@ -65,7 +64,7 @@ class ContinualTextDataModule(RetrievalDataModule):
 
     def __init__(
         self,
-        text_root: Path | Sequence[Path],
+        text_root: Path | Sequence[Path] | Literal["embedded"] = "embedded",
         root: Path | None = None,
         text_split: str = "train",
         text_share: float = 0.5,
@@ -89,7 +88,7 @@ class ContinualTextDataModule(RetrievalDataModule):
         self.multimodal: RetrievalDataModule = (
             EmbeddedDataModule(size, data_seed) if root is None else MBEIRDataModule(root)
         )
-        self.texts = TextSets(text_sources(text_root), text_split, TRAIN, prompts, symmetric, max_text_tokens)
+        self.texts = TextSets(text_root, text_split, TRAIN, prompts, symmetric, max_text_tokens)
         super().__init__(
             self.multimodal.root,
             batch_size=batch_size,
@@ -144,30 +143,3 @@ def sources_of(queries: JoinedQueries) -> dict[str, list[str]]:
     for task, part in parts:
         sources.setdefault(task if part else MULTIMODAL, []).append(task)
     return sources
-
-
-def text_sources(text_root: Path | Sequence[Path]) -> list[Path]:
-    """Return folders in the BEIR layout, and files of pairs.
-
-    Args:
-        text_root: One of these, a folder of them, or several.
-
-    Raises:
-        DataError: If there is nothing of that kind.
-    """
-    roots = [text_root] if isinstance(text_root, str | Path) else list(text_root)
-    found = [source for root in roots for source in _sources_in(Path(root))]
-    if not found:
-        raise DataError("no text data are given; give a folder in the BEIR layout or a file of pairs")
-    return found
-
-
-def _sources_in(root: Path) -> list[Path]:
-    if _is_source(root) or not root.is_dir():
-        return [root]  # what is wrong with it, its reader says
-    inside = [child for child in sorted(root.iterdir()) if _is_source(child)]
-    return inside or [root]
-
-
-def _is_source(path: Path) -> bool:
-    return (path / "corpus.jsonl").is_file() or (path.is_file() and is_pairs(path))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from typing_extensions import override
 
@@ -21,7 +21,10 @@ from data_modules.formats.records import DataError
 from data_modules.formats.text_pairs import is_pairs
 from data_modules.packing import pack
 from data_modules.retrieval import RetrievalDataModule, cache_home
+from data_modules.synthetic import text_benchmark
+from data_modules.synthetic.text_benchmark import NAMES, write_text_benchmark
 
+EMBEDDED: Final = "embedded"
 FIRST_DATASET_ID = 1000
 """Number of the first text data set; pictures' data sets stay below."""
 logger = logging.getLogger(__name__)
@@ -34,8 +37,9 @@ class TextSets(RetrievalDataModule):
     Texts that are empty, and judgements of what is not there, are errors.
 
     Args:
-        folders: Folders in the BEIR layout (``corpus.jsonl``, ``queries.jsonl`` and ``qrels/``), or files of
-            pairs (:mod:`data_modules.formats.text_pairs`). Their names are those of the data sets.
+        text_root: A folder in the BEIR layout (``corpus.jsonl``, ``queries.jsonl`` and ``qrels/``), a file of
+            pairs (:mod:`data_modules.formats.text_pairs`), a folder of such, or several. Their names are
+            those of the data sets. "embedded": the text benchmark that ships with the project.
         split: Which of the qrels to use; files of pairs have one split alone.
         into: What the queries become: the split to evaluate, or the one to train on.
         prompts: Name of a data set → its instruction; general ones for the others.
@@ -51,7 +55,7 @@ class TextSets(RetrievalDataModule):
 
     def __init__(
         self,
-        folders: Sequence[Path],
+        text_root: Path | Sequence[Path] | Literal["embedded"],
         split: str = "test",
         into: Literal["train", "test"] = "test",
         prompts: Mapping[str, str] | None = None,
@@ -60,20 +64,31 @@ class TextSets(RetrievalDataModule):
         encoding_batch_size: int = 128,
         num_workers: int = 0,
     ) -> None:
-        self.folders = [Path(folder).resolve() for folder in folders]
+        self._embedded = text_root == EMBEDDED
+        self.folders = (
+            [embedded_root() / name for name in NAMES]
+            if isinstance(text_root, str) and text_root == EMBEDDED
+            else text_sources(text_root)
+        )
         self.names = [folder.name.split(".")[0].lower() for folder in self.folders]
         self.split, self.into = split, into
         self.prompts, self.symmetric = dict(prompts or {}), tuple(symmetric)
         self.max_text_tokens = max_text_tokens
-        if not self.folders:
-            raise DataError("no text data are given; give at least one folder in the BEIR layout")
         for what, named in (("prompts are", {*self.prompts}), ("symmetric are", {*self.symmetric})):
             if unknown := sorted(named - {*self.names}):
                 raise DataError(
                     f"{what} given for {', '.join(unknown)}, the text data sets are {', '.join(self.names)}"
                 )
-        root = cache_home() / "text" / f"{'-'.join(self.names)[:60]}-{self._key()}"
-        super().__init__(root, encoding_batch_size=encoding_batch_size, num_workers=num_workers)
+        if not self._embedded:
+            self._key()  # refuses other layouts now
+        super().__init__(
+            self.folders[0].parent, encoding_batch_size=encoding_batch_size, num_workers=num_workers
+        )
+
+    @property
+    @override
+    def packed_root(self) -> Path:
+        return cache_home() / "text" / f"{'-'.join(self.names)[:60]}-{self._key()}"
 
     @override
     def prepare_data(self) -> None:
@@ -82,16 +97,23 @@ class TextSets(RetrievalDataModule):
         Raises:
             DataError: If anything in the data cannot be used.
         """
-        if (self.root / MANIFEST).is_file():
+        if self._embedded and not embedded_root().is_dir():
+            try:
+                write_text_benchmark(embedded_root())
+            except DataError:
+                if not embedded_root().is_dir():  # else another process was faster
+                    raise
+        target = self.packed_root
+        if (target / MANIFEST).is_file():
             return
-        logger.info("Packing %s into %s, once.", ", ".join(map(str, self.folders)), self.root)
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.root.parent, prefix=".text-") as scratch:
+        logger.info("Packing %s into %s, once.", ", ".join(map(str, self.folders)), target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".text-") as scratch:
             layout = self._layout(Path(scratch))
             try:
-                pack(layout, self.root, progress=False)
+                pack(layout, target, progress=False)
             except DataError:
-                if not (self.root / MANIFEST).is_file():  # else another process was faster
+                if not (target / MANIFEST).is_file():  # else another process was faster
                     raise
 
     @override
@@ -148,3 +170,38 @@ class TextSets(RetrievalDataModule):
                 state = path.stat()
                 facts.append(f"{path} {state.st_size} {state.st_mtime_ns}")
         return sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def embedded_root() -> Path:
+    """Return where the embedded text benchmark is, or will be written."""
+    digest = blake2b(digest_size=6)
+    for path in sorted(Path(text_benchmark.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())  # what another version wrote is not taken for its own
+    return cache_home() / "embedded_text" / digest.hexdigest()
+
+
+def text_sources(text_root: Path | Sequence[Path]) -> list[Path]:
+    """Return folders in the BEIR layout, and files of pairs.
+
+    Args:
+        text_root: One of these, a folder of them, or several.
+
+    Raises:
+        DataError: If there is nothing of that kind.
+    """
+    roots = [text_root] if isinstance(text_root, str | Path) else list(text_root)
+    found = [source.resolve() for root in roots for source in _sources_in(Path(root))]
+    if not found:
+        raise DataError("no text data are given; give a folder in the BEIR layout or a file of pairs")
+    return found
+
+
+def _sources_in(root: Path) -> list[Path]:
+    if _is_source(root) or not root.is_dir():
+        return [root]  # what is wrong with it, its reader says
+    inside = [child for child in sorted(root.iterdir()) if _is_source(child)]
+    return inside or [root]
+
+
+def _is_source(path: Path) -> bool:
+    return (path / "corpus.jsonl").is_file() or (path.is_file() and is_pairs(path))

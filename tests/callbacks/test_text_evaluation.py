@@ -102,29 +102,34 @@ def test_measures_are_those_by_hand(fit, module, tmp_path, folders):
 def test_the_data_are_packed_once_and_again_after_a_change(folders, tmp_path):
     sets = TextSets(folders)
     sets.prepare_data()
-    made = (sets.root / "manifest.json").stat().st_mtime_ns
+    made = (sets.packed_root / "manifest.json").stat().st_mtime_ns
     again = TextSets(folders)
     again.prepare_data()
-    assert (again.root, (again.root / "manifest.json").stat().st_mtime_ns) == (sets.root, made)
+    assert (again.packed_root, (again.packed_root / "manifest.json").stat().st_mtime_ns) == (
+        sets.packed_root,
+        made,
+    )
     prompted = TextSets(folders, prompts={"two": "Find the counter-argument."})
     prompted.prepare_data()
     prompted.setup("validate")
     queries = prompted.queries("test")
     row = int(np.flatnonzero(queries.task_of == queries.tasks.index("two_task1"))[0])
     assert queries.instructions(row) == ("Find the counter-argument.",)
+    packed = sets.packed_root
     with (folders[0] / "corpus.jsonl").open("a") as file:
         file.write('{"_id": "new", "text": "more"}\n')
-    assert TextSets(folders).root != sets.root
-    assert not [path for path in sets.root.parent.iterdir() if path.name.startswith(".")], "nothing is left"
+    assert TextSets(folders).packed_root != packed
+    assert not [path for path in packed.parent.iterdir() if path.name.startswith(".")], "nothing is left"
 
 
 def test_unusable_settings_are_refused(folders, tmp_path):
-    with pytest.raises(DataError, match="at least one folder in the BEIR layout"):
+    with pytest.raises(DataError, match="no text data are given"):
         TextSets([])
     with pytest.raises(DataError, match="prompts are given for three, the text data sets are one, two"):
         TextSets(folders, prompts={"three": "?"})
+    (tmp_path / "home").mkdir()
     with pytest.raises(DataError, match="is not in the BEIR layout"):
-        TextSets([tmp_path])
+        TextSets([tmp_path / "home"])
     with pytest.raises(ValueError, match="label"):
         TextEvaluation(folders, label="a b")
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from data_modules import ContinualTextDataModule
-from data_modules.continual import MULTIMODAL, sources_of, text_sources
+from data_modules.continual import MULTIMODAL, sources_of
 from data_modules.formats.records import DataError
 from data_modules.mixture import MixtureBatchSampler
+from data_modules.text_sets import text_sources
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers:UserWarning",
