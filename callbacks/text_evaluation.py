@@ -53,7 +53,7 @@ class TextEvaluation(RetrievalEvaluation):
 
     def __init__(
         self,
-        folders: Path | Sequence[Path] | Literal["embedded"],
+        folders: Literal["embedded"] | Path | Sequence[Path],
         label: str = "text",
         released_split: str = "test",
         prompts: Mapping[str, str] | None = None,

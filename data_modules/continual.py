@@ -64,7 +64,7 @@ class ContinualTextDataModule(RetrievalDataModule):
 
     def __init__(
         self,
-        text_root: Path | Sequence[Path] | Literal["embedded"] = "embedded",
+        text_root: Literal["embedded"] | Path | Sequence[Path] = "embedded",
         root: Path | None = None,
         text_split: str = "train",
         text_share: float = 0.5,

@@ -55,7 +55,7 @@ class TextSets(RetrievalDataModule):
 
     def __init__(
         self,
-        text_root: Path | Sequence[Path] | Literal["embedded"],
+        text_root: Literal["embedded"] | Path | Sequence[Path],
         split: str = "test",
         into: Literal["train", "test"] = "test",
         prompts: Mapping[str, str] | None = None,

@@ -23,7 +23,7 @@ from mmretrieval.batches import ContrastiveBatch, EncodingBatch
 from mmretrieval.distributed import step_seed, world_size
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.prompts import InputProcessor
-from mmretrieval.encoder.saving import adapter_folder, read_settings
+from mmretrieval.encoder.saving import SETTINGS, adapter_folder, read_settings
 from mmretrieval.errors import UserError
 from mmretrieval.health import StepHealth
 from mmretrieval.loss import ContrastiveLoss
@@ -34,6 +34,16 @@ SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 
 
 _BASE, _HEALTH = "mmretrieval_base", "mmretrieval_health"
+
+
+def _start_folder(init_from: Path) -> Path:
+    folder = adapter_folder(init_from)
+    if not (folder / SETTINGS).is_file():
+        raise UserError(
+            f"model.init_from: {init_from} has no trained retriever: {SETTINGS} is missing; train one first, "
+            "as with 'lightning fit -c configs/stage1.yaml', or give the folder of another run"
+        )
+    return folder
 
 
 def _saved_encoder(folder: Path | None) -> MLLMEncoder:
@@ -84,7 +94,7 @@ class UniversalRetriever(LightningModule):
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints leave out the frozen base; keys are compared exactly here
-        self.init_from = None if init_from is None else adapter_folder(init_from)
+        self.init_from = None if init_from is None else _start_folder(init_from)
         self.trained_steps = 0
         """Optimizer steps that the weights have seen; those of an adapter are not known."""
         self.encoder = encoder if encoder is not None else _saved_encoder(self.init_from)

@@ -214,6 +214,10 @@ def test_a_retriever_starts_from_what_another_saved(module, tiny_mllm, tmp_path)
         refused.configure_model()
     with pytest.raises(UserError, match="give one, or init_from"):
         UniversalRetriever(None, InfoNCE())
+    with pytest.raises(
+        UserError, match=r"none has no trained.*lightning fit -c configs/stage1.yaml"
+    ):
+        UniversalRetriever(None, InfoNCE(), init_from=tmp_path / "none")
 
 
 def test_weights_that_were_loaded_once_are_not_loaded_over_a_training(module, tmp_path):
