@@ -214,9 +214,7 @@ def test_a_retriever_starts_from_what_another_saved(module, tiny_mllm, tmp_path)
         refused.configure_model()
     with pytest.raises(UserError, match="give one, or init_from"):
         UniversalRetriever(None, InfoNCE())
-    with pytest.raises(
-        UserError, match=r"none has no trained.*lightning fit -c configs/stage1.yaml"
-    ):
+    with pytest.raises(UserError, match=r"none has no trained.*lightning fit -c configs/stage1.yaml"):
         UniversalRetriever(None, InfoNCE(), init_from=tmp_path / "none")
 
 
