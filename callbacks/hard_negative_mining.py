@@ -122,8 +122,11 @@ class HardNegativeMining(Callback):
             self._loaded_teacher()  # a folder that cannot be used is an error now
 
     @override
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._spent = time.perf_counter(), 0.0
+        # In on_train_start, workers already prepare batches. A resumed run has files.
+        if self.schedule.before_training and trainer.global_step == 0 and not self._files:
+            self.mine(trainer, pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -23,6 +23,7 @@ class MiningSchedule:
             ``None``: however many.
         first_step: Mine only from this step on, at least 0: until then, training has no mined negatives.
         after_training: Mine after the last epoch, too, for another run to train with.
+        before_training: Mine before the first step, too, where weights are trained already, as in stage 2.
 
     Raises:
         ValueError: If a value is out of range.
@@ -32,6 +33,7 @@ class MiningSchedule:
     every_n_steps: int | None = None
     first_step: int = 0
     after_training: bool = False
+    before_training: bool = False
 
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_steps"):

@@ -11,7 +11,7 @@ Words = Mapping[str | int, tuple[str, ...]]
 
 COLOUR_WORDS: Words = {
     "red": ("like fire", "in the colour of blood"),
-    "green": ("like young plants", "in the colour of the woods"),
+    "green": ("like young plants", "in the colour of frogs"),
     "blue": ("like the sky", "in the colour of the sea"),
     "yellow": ("like the sun", "in the colour of gold"),
     "orange": ("like the last light of the day", "in the colour of a ripe pumpkin"),
@@ -47,13 +47,14 @@ PLACE_WORDS: Words = {
     "bottom right": ("in the south east", "where one stops reading a page"),
 }
 BACKGROUND_WORDS: Words = {
-    "white": ("like snow", "in the colour of milk"),
-    "gray": ("like stone", "in the colour of rain clouds"),
-    "pink": ("like a pig", "in the colour of cherry flowers"),
-    "cyan": ("like shallow water", "in the colour of ice"),
-    "beige": ("like sand", "in the colour of oats"),
-    "mint": ("like toothpaste", "in the colour of fresh herbs"),
+    "wood": ("what trees are made of", "what burns in a stove"),
+    "stone": ("what mountains are made of", "what a hammer breaks"),
+    "water": ("what fish live in", "what comes from a well"),
+    "paper": ("what books are made of", "what letters are written on"),
+    "glass": ("what windows are made of", "what one can look through"),
+    "wool": ("what sheep wear", "what warm socks are made of"),
 }
+"""Grounds that no picture has, so that no text tells of a picture."""
 
 
 def told(words: Words, value: str | int, rng: random.Random) -> str:
@@ -78,6 +79,6 @@ def retold(scene: Scene, rng: random.Random) -> str:
         facts.append(told(SIZE_WORDS, group.size, rng))
         rng.shuffle(facts)
         sentences.append(f"There is {thing(group, rng)}: {', '.join(facts)}.")
-    sentences.append(f"What lies behind is {told(BACKGROUND_WORDS, scene.background, rng)}.")
+    sentences.append(f"Behind lies {told(BACKGROUND_WORDS, scene.background, rng)}.")
     rng.shuffle(sentences)
     return " ".join(sentences)

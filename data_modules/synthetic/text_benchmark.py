@@ -8,8 +8,8 @@
 ``facts``       what is known of a thing that is said in other words; passages are about several facts
 ==============  =============================================================================================
 
-Scenes have four groups, and those with pictures three at most: no text tells of a picture of the other
-benchmark. Positives are all passages that fit a query, which is checked by looking at every scene.
+Scenes lie on grounds that no picture has: no text tells of a picture of the other benchmark. Positives
+are all passages that fit a query, which is checked by looking at every scene.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_modules.atomic import staged_directory
@@ -31,14 +31,23 @@ from data_modules.synthetic.riddles import (
     thing,
     told,
 )
-from data_modules.synthetic.scenes import COLOURS, COUNTS, PLACES, SIZES, Group, Scene, SceneSampler
+from data_modules.synthetic.scenes import (
+    ATTRIBUTES,
+    COLOURS,
+    COUNTS,
+    PLACES,
+    SIZES,
+    Group,
+    Scene,
+    SceneSampler,
+)
 from data_modules.synthetic.texts import passage
 
 NAMES = ("riddles", "negations", "counts", "duplicates", "facts")
 DEFAULT_SIZE = 1500
 """Training queries of all data sets together."""
 SMALLEST_SIZE = 5 * 10
-_GROUPS = 4
+_GROUPS = 2
 _MOST_POSITIVES = 4
 _NUMBERS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -103,7 +112,10 @@ def _scenes(count: int, rng: random.Random, *, held_out: bool) -> Iterator[Scene
     sampler, seen = SceneSampler(rng, held_out=held_out), set[Scene]()
     last: Scene | None = None
     while len(seen) < count:
-        scene = sampler.scene(_GROUPS) if last is None or len(seen) % 2 == 0 else sampler.variant(last)
+        if last is None or len(seen) % 2 == 0:
+            scene = replace(sampler.scene(_GROUPS), background=rng.choice([*BACKGROUND_WORDS]))
+        else:
+            scene = sampler.variant(last, [name for name in ATTRIBUTES if name != "background"])
         if scene not in seen:
             seen.add(scene)
             last = scene
@@ -125,8 +137,8 @@ def _riddle(scene: Scene, rng: random.Random) -> Asked:
     group, other = rng.sample(scene.groups, 2)
     where, behind = told(PLACE_WORDS, group.place, rng), told(BACKGROUND_WORDS, scene.background, rng)
     forms = (
-        "Where is {a} {where}, and {b}, before something {behind}?",
-        "Which text tells of {b} and, {where}, of {a}? What lies behind is {behind}.",
+        "Where is {a} {where}, and {b}, before {behind}?",
+        "Which text tells of {b} and, {where}, of {a}? Behind lies {behind}.",
     )
     text = rng.choice(forms).format(a=thing(group, rng), b=thing(other, rng), where=where, behind=behind)
 
@@ -143,8 +155,8 @@ def _negation(scene: Scene, rng: random.Random) -> Asked:
     gone = rng.choice([colour for colour in COLOURS if colour not in {g.colour for g in scene.groups}])
     behind = told(BACKGROUND_WORDS, scene.background, rng)
     forms = (
-        "{a}, but nothing {gone}, before something {behind}",
-        "Find {a} where nothing at all is {gone}. What lies behind is {behind}.",
+        "{a}, but nothing {gone}, before {behind}",
+        "Find {a} where nothing at all is {gone}. Behind lies {behind}.",
     )
     text = rng.choice(forms).format(a=thing(group, rng), gone=told(COLOUR_WORDS, gone, rng), behind=behind)
 
@@ -160,8 +172,8 @@ def _count(scene: Scene, rng: random.Random) -> Asked:
     group, total = rng.choice(scene.groups), _total(scene)
     behind = told(BACKGROUND_WORDS, scene.background, rng)
     forms = (
-        "{n} things in all, {a} among them, before something {behind}",
-        "Who counts finds {n} things altogether, and {a}. What lies behind is {behind}.",
+        "{n} things in all, {a} among them, before {behind}",
+        "Who counts finds {n} things altogether, and {a}. Behind lies {behind}.",
     )
     text = rng.choice(forms).format(n=_NUMBERS[total], a=thing(group, rng), behind=behind)
 

@@ -324,6 +324,30 @@ def test_a_run_begins_with_the_negatives_of_another(fitted, data, tmp_path, fake
         fitted(HardNegativeMining(start=tmp_path / "first/round_0.npz"), 2)
 
 
+def test_trained_weights_may_mine_before_the_first_step(fitted, data, module):
+    at_first = _oracle(data, module, HardNegativeMining())
+    mining = HardNegativeMining(schedule=MiningSchedule(before_training=True))
+    fitted(mining, 2)
+    queries = data.corpus.queries("train")
+    assert [done.step for done in mining.reports] == [0, 3]
+    assert [done.round for done in mining.reports] == [0, 1]
+    found = data.tables[0]
+    first = {id_: [found.negatives_of(id_)[0]] for id_ in queries.ids.tolist() if id_ in found}
+    assert first == {id_: [own[0][0]] for id_, own in at_first.items() if own}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_resumed_run_does_not_mine_before_its_first_step_again(fitted, data, tmp_path):
+    schedule = MiningSchedule(before_training=True, every_n_epochs=None)
+    mining = HardNegativeMining(schedule=schedule)
+    kept = {"more": [ModelCheckpoint(tmp_path / "kept", save_last=True)], "enable_checkpointing": True}
+    fitted(mining, 1, **kept)
+    assert len(mining.reports) == 1
+    resumed = HardNegativeMining(schedule=schedule)
+    fitted(resumed, 2, **kept, ckpt_path=tmp_path / "kept/last.ckpt")
+    assert len(resumed.reports) == 1
+
+
 def test_filters_see_the_score_of_a_positive_that_was_not_found(fitted, data, module):
     mining = HardNegativeMining(
         MiningPlan(top_k=30, selection=ModalityAware(k_prime=0), filters=[PercentOfPositive()])
