@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from typing_extensions import override
 
-from callbacks.collaborators import RetrievalData, data_of, is_last_epoch, retriever_of
+from callbacks.collaborators import RetrievalData, data_of, is_dry_run, is_last_epoch, retriever_of
 from callbacks.embedding import Rows, embed
 from callbacks.mining_round import MiningRound, log_histograms
 from callbacks.mining_schedule import MiningSchedule, RoundSubset
@@ -125,7 +125,8 @@ class HardNegativeMining(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._spent = time.perf_counter(), 0.0
         # In on_train_start, workers already prepare batches. A resumed run has files.
-        if self.schedule.before_training and trainer.global_step == 0 and not self._files:
+        begins = trainer.global_step == 0 and not self._files and not is_dry_run(trainer)
+        if self.schedule.before_training and begins:
             self.mine(trainer, pl_module)
 
     @override

@@ -24,6 +24,7 @@ class MiningSchedule:
         first_step: Mine only from this step on, at least 0: until then, training has no mined negatives.
         after_training: Mine after the last epoch, too, for another run to train with.
         before_training: Mine before the first step, too, where weights are trained already, as in stage 2.
+            Under ``fast_dev_run`` it is left out.
 
     Raises:
         ValueError: If a value is out of range.

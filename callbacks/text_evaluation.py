@@ -53,7 +53,7 @@ class TextEvaluation(RetrievalEvaluation):
 
     def __init__(
         self,
-        folders: Literal["embedded"] | Path | Sequence[Path],
+        folders: list[str] | str,
         label: str = "text",
         released_split: str = "test",
         prompts: Mapping[str, str] | None = None,

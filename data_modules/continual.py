@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from typing_extensions import override
@@ -64,7 +63,7 @@ class ContinualTextDataModule(RetrievalDataModule):
 
     def __init__(
         self,
-        text_root: Literal["embedded"] | Path | Sequence[Path] = "embedded",
+        text_root: list[str] | str = "embedded",
         root: Path | None = None,
         text_split: str = "train",
         text_share: float = 0.5,

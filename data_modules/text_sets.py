@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b, sha256
@@ -55,7 +56,7 @@ class TextSets(RetrievalDataModule):
 
     def __init__(
         self,
-        text_root: Literal["embedded"] | Path | Sequence[Path],
+        text_root: list[str] | str,
         split: str = "test",
         into: Literal["train", "test"] = "test",
         prompts: Mapping[str, str] | None = None,
@@ -66,9 +67,7 @@ class TextSets(RetrievalDataModule):
     ) -> None:
         self._embedded = text_root == EMBEDDED
         self.folders = (
-            [embedded_root() / name for name in NAMES]
-            if isinstance(text_root, str) and text_root == EMBEDDED
-            else text_sources(text_root)
+            [embedded_root() / name for name in NAMES] if self._embedded else text_sources(text_root)
         )
         self.names = [folder.name.split(".")[0].lower() for folder in self.folders]
         self.split, self.into = split, into
@@ -180,7 +179,7 @@ def embedded_root() -> Path:
     return cache_home() / "embedded_text" / digest.hexdigest()
 
 
-def text_sources(text_root: Path | Sequence[Path]) -> list[Path]:
+def text_sources(text_root: Sequence[str] | str) -> list[Path]:
     """Return folders in the BEIR layout, and files of pairs.
 
     Args:
@@ -189,7 +188,7 @@ def text_sources(text_root: Path | Sequence[Path]) -> list[Path]:
     Raises:
         DataError: If there is nothing of that kind.
     """
-    roots = [text_root] if isinstance(text_root, str | Path) else list(text_root)
+    roots = [text_root] if isinstance(text_root, str | os.PathLike) else list(text_root)
     found = [source.resolve() for root in roots for source in _sources_in(Path(root))]
     if not found:
         raise DataError("no text data are given; give a folder in the BEIR layout or a file of pairs")

@@ -49,6 +49,7 @@ DEFAULT_SIZE = 1500
 SMALLEST_SIZE = 5 * 10
 _GROUPS = 2
 _MOST_POSITIVES = 4
+_TRIES = 10  # for no more than so many
 _NUMBERS = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
 )  # fmt: skip
@@ -113,7 +114,7 @@ def _scenes(count: int, rng: random.Random, *, held_out: bool) -> Iterator[Scene
     last: Scene | None = None
     while len(seen) < count:
         if last is None or len(seen) % 2 == 0:
-            scene = replace(sampler.scene(_GROUPS), background=rng.choice([*BACKGROUND_WORDS]))
+            scene = replace(sampler.scene(_GROUPS), background=str(rng.choice([*BACKGROUND_WORDS])))
         else:
             scene = sampler.variant(last, [name for name in ATTRIBUTES if name != "background"])
         if scene not in seen:
@@ -126,11 +127,16 @@ def _answered(
     scene: Scene, scenes: Sequence[Scene], ask: Callable[[Scene, random.Random], Asked], rng: random.Random
 ) -> _TextQuery:
     """A query that a scene answers, and few others do."""
-    while True:
+    fewest: _TextQuery | None = None
+    for _ in range(_TRIES):
         asked = ask(scene, rng)
-        positives = tuple(number for number, other in enumerate(scenes) if asked.fits(other))
-        if len(positives) <= _MOST_POSITIVES:
-            return _TextQuery(asked.text, positives)
+        query = _TextQuery(asked.text, tuple(n for n, other in enumerate(scenes) if asked.fits(other)))
+        if fewest is None or len(query.positives) < len(fewest.positives):
+            fewest = query
+        if len(fewest.positives) <= _MOST_POSITIVES:
+            break
+    assert fewest is not None
+    return fewest
 
 
 def _riddle(scene: Scene, rng: random.Random) -> Asked:

@@ -177,6 +177,18 @@ def test_the_trained_retriever_loads_and_embeds_as_in_the_run(run):
     assert {"scenenews", "twinscenes"} <= retriever.provenance.data_sets
 
 
+def test_stage2_starts_from_a_run_and_says_so_where_there_is_none(run, tmp_path, capsys):
+    options = ["--trainer.fast_dev_run=1", "--data.init_args.size=64", "--data.init_args.batch_size=8"]
+    options.append("--data.init_args.encoding_batch_size=64")
+    fit("continual_text.yaml", out=tmp_path, options=[*options, f"--model.init_args.init_from={run}"])
+    missing = f"--model.init_args.init_from={tmp_path}"
+    assert not (tmp_path / "metrics_text.json").exists()
+    with pytest.raises(SystemExit) as stopped:
+        fit("continual_text.yaml", out=tmp_path, options=[*options, missing])
+    assert stopped.value.code == 2
+    assert "train one first, as with 'lightning fit -c configs/stage1.yaml'" in capsys.readouterr().err
+
+
 def test_a_saved_configuration_runs_again(run, tmp_path):
     options = ["--trainer.fast_dev_run=1", f"--trainer.default_root_dir={tmp_path}"]
     main(["fit", "-c", str(run / "config.yaml"), *options])
