@@ -4,10 +4,12 @@ from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.embedding import embed
+from callbacks.forgetting_monitor import ForgettingMonitor
 from callbacks.generative_evaluation import GenerativeEvaluation
 from callbacks.hard_negative_mining import HardNegativeMining
 from callbacks.mining_round import MiningRound
 from callbacks.mining_schedule import MiningSchedule, RoundSubset
+from callbacks.model_soup import ModelSoup
 from callbacks.negatives_gallery import NegativesGallery
 from callbacks.rank_watch import RankWatch
 from callbacks.resume_checkpoint import ResumeCheckpoint
@@ -22,10 +24,12 @@ __all__ = [
     "AtomicCheckpointIO",
     "BestCheckpoint",
     "EvaluationRound",
+    "ForgettingMonitor",
     "GenerativeEvaluation",
     "HardNegativeMining",
     "MiningRound",
     "MiningSchedule",
+    "ModelSoup",
     "NegativesGallery",
     "RankWatch",
     "ResumeCheckpoint",

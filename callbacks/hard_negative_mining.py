@@ -8,23 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
 from typing_extensions import override
 
 from callbacks.collaborators import RetrievalData, data_of, is_dry_run, is_last_epoch, retriever_of
-from callbacks.embedding import Rows, embed
 from callbacks.mining_round import MiningRound, log_histograms
 from callbacks.mining_schedule import MiningSchedule, RoundSubset
-from callbacks.rankings import rank
-from callbacks.teacher import Teacher
-from data_modules.encoding import EncodingTable, queries_digest
+from callbacks.mining_search import MiningSearch
+from data_modules.encoding import queries_digest
 from data_modules.formats.records import DataError
-from mmretrieval.index import EmbeddingStore, FaissIndex, VectorIndex
+from mmretrieval.index import FaissIndex, VectorIndex
 from mmretrieval.mining import (
     DataSets,
     ExpectedStamp,
@@ -33,7 +29,6 @@ from mmretrieval.mining import (
     MiningHistograms,
     MiningPlan,
     NegativeTable,
-    Rankings,
     StaleNegativesError,
     Stamp,
     merge_rounds,
@@ -63,13 +58,16 @@ class HardNegativeMining(Callback):
         teacher: Folder of another retriever that is searched with, a run of this project or a
             sentence-transformers text model; what it embeds is kept for all rounds. ``None``: the retriever
             that is trained.
+        teacher_tasks: Tasks that the teacher mines for, as patterns with ``*`` and ``?``, while the retriever
+            that is trained mines for the others: a text model for text data, say. A teacher that reads no
+            pictures searches the texts of the pool. ``None``: it mines for all.
         start: A file of an earlier run to train with until the first round, as in the paper, which mines
             with a first model and then trains a second one from the backbone.
         embeddings: Where embeddings are kept, see :func:`~callbacks.embedding.embed`.
         embedding_dtype: How they are kept: ``float32``, ``float16`` or ``bfloat16``.
 
     Raises:
-        ValueError: If ``rounds_kept`` is below 1.
+        ValueError: If ``rounds_kept`` is below 1, or there are ``teacher_tasks`` without a teacher.
         MisconfigurationException: From ``setup``, if module or data module are none for retrieval, or the
             index is not empty.
         StaleNegativesError: From ``setup``, if ``start`` was mined from other data.
@@ -84,6 +82,7 @@ class HardNegativeMining(Callback):
         index: VectorIndex | None = None,
         folder: Path | None = None,
         teacher: Path | None = None,
+        teacher_tasks: Sequence[str] | None = None,
         start: Path | None = None,
         embeddings: Path | None = None,
         embedding_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
@@ -97,12 +96,12 @@ class HardNegativeMining(Callback):
         self.rounds_kept = rounds_kept
         self.index = index if index is not None else FaissIndex()
         self.folder, self.start = folder, start
-        self.teacher = teacher
-        self.embeddings, self.embedding_dtype = embeddings, embedding_dtype
+        self.search = MiningSearch(
+            self.index, self.subset, teacher, teacher_tasks, embeddings, embedding_dtype
+        )
         self.reports: list[MiningRound] = []
         self.latest: NegativeTable | None = None
         """What the last round of this process mined."""
-        self._teacher: Teacher | None = None
         self._files: list[tuple[str, str]] = []  # path and hash of the rounds in use, the newest first
         self._started, self._spent = time.perf_counter(), 0.0  # of this process, in seconds
 
@@ -117,9 +116,7 @@ class HardNegativeMining(Callback):
             raise MisconfigurationException(f"The index of mining must be empty, it holds {len(self.index)}.")
         if self.start is not None:
             data.set_negatives(NegativeTable.load(self.start, _of_data(data)))
-
-        if self.teacher is not None:
-            self._loaded_teacher()  # a folder that cannot be used is an error now
+        self.search.check(data.queries(data.train_split))
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -186,7 +183,7 @@ class HardNegativeMining(Callback):
         data = data_of(trainer)
         queries, corpus = data.queries(data.train_split), data.corpus
         rows = self.subset.queries_of(number, len(queries))
-        rankings = self._rankings(trainer, module, data, number, rows)
+        rankings = self.search.rankings(trainer, module, data, number, rows, self.plan.top_k)
         found, report = mine(
             rankings,
             corpus.candidate_modalities,
@@ -227,41 +224,6 @@ class HardNegativeMining(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._files = [(path, digest) for path, digest in state_dict["files"]]
         self.reports = [MiningRound.restored(mined) for mined in state_dict["reports"]]
-
-    def _rankings(
-        self, trainer: Trainer, module: LightningModule, data: RetrievalData, number: int, rows: Rows
-    ) -> Rankings:
-        queries = data.queries(data.train_split)
-        positives = np.array([queries.positives(row)[0] for row in rows.tolist()], dtype=np.int64)
-        pool = self.subset.candidates_of(number, data.corpus.pools[data.train_pool], positives)
-
-        scorer: nn.Module = module
-        folder, processor = self.embeddings, None
-        if self.teacher is not None:
-            scorer = self._loaded_teacher().to(trainer.strategy.root_device)
-            processor = scorer.input_processor
-            folder = (folder or Path(trainer.default_root_dir, "embeddings")) / "teacher"
-
-        def embedded(table: EncodingTable, rows: Rows) -> EmbeddingStore:
-            return embed(trainer, scorer, table, rows, folder, self.embedding_dtype)
-
-        return rank(
-            embedded,
-            data.candidate_table(processor),
-            data.query_table(data.train_split, processor),
-            queries,
-            pool,
-            rows,
-            self.index,
-            self.plan.top_k,
-            trainer.strategy.root_device,
-        )
-
-    def _loaded_teacher(self) -> Teacher:
-        if self._teacher is None:
-            assert self.teacher is not None
-            self._teacher = Teacher(self.teacher)
-        return self._teacher
 
     def _restored(self, trainer: Trainer, state: dict[str, Any]) -> NegativeTable:
         """The negatives that the checkpoint's run was using."""
@@ -309,10 +271,9 @@ class HardNegativeMining(Callback):
         return merge_rounds(newest, dict(zip(hashes, older, strict=True)), self.rounds_kept)
 
     def _settings(self, data: RetrievalData) -> dict[str, Scalar]:
-        names = {"pool": data.train_pool, "split": data.train_split, "index": type(self.index).__name__}
+        names = {"pool": data.train_pool, "split": data.train_split}
         subset = {f"subset_{name}": value for name, value in asdict(self.subset).items()}
-        teacher = {"teacher": None if self.teacher is None else self._loaded_teacher().embedding_hash()}
-        return {**self.plan.stamp(), **subset, **names, **teacher}
+        return {**self.plan.stamp(), **subset, **names, **self.search.stamp()}
 
     def _folder(self, trainer: Trainer) -> Path:
         return self.folder if self.folder is not None else Path(trainer.default_root_dir) / "negatives"

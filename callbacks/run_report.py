@@ -11,7 +11,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
@@ -22,11 +21,11 @@ from callbacks.hard_negative_mining import HardNegativeMining
 from callbacks.markdown import Section, percent, record_tables
 from callbacks.mining_round import MiningRound
 from callbacks.retrieval_evaluation import RetrievalEvaluation
+from callbacks.terminal import console
 from data_modules.atomic import staged_file
 from mmretrieval.metrics.evaluation import AVERAGE, GLOBAL, LOCAL, MODALITY_ACCURACY, EvaluationRound
 
 _SHOWN_ROUNDS = 4  # in a cell of the terminal's table
-_WIDTH = 400  # columns at most where the output is no terminal, so that no row is broken
 Column = tuple[str, str, str]
 """Heading, pool, name of the measure."""
 
@@ -62,7 +61,7 @@ class RunReport(Callback):
         if not trainer.is_global_zero or not evaluation.history:
             return
         for shown in (evaluation, *others):
-            _console().print(summary_table(shown))
+            console().print(summary_table(shown))
         if is_dry_run(trainer):
             return
         folder = self.folder if self.folder is not None else evaluation.output_folder(trainer)
@@ -97,7 +96,7 @@ class RunReport(Callback):
             with staged_file(file) as path:
                 path.write_text(text, "utf-8")
             record_tables(trainer, [_labelled(evaluation, part) for part in sections], evaluation.latest.step)
-            _console().print(transposed(_labelled(evaluation, sections[0])))
+            console().print(transposed(_labelled(evaluation, sections[0])))
             trainer.print(f"Report: {file}")
 
     def _text(
@@ -300,14 +299,9 @@ def _flat(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, str]
 
 
 def _name(done: EvaluationRound) -> str:
-    return "untrained" if done.untrained else f"epoch {done.epoch}"
+    return "start" if done.at_start else f"epoch {done.epoch}"
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)

@@ -31,6 +31,11 @@ class Teacher(nn.Module):
         """Turns contents into the encoder's inputs."""
         return self.encoder.input_processor
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether it embeds more than texts."""
+        return isinstance(self.encoder, MLLMEncoder)
+
     def weights_hash(self) -> str:
         """A hash of all that decides an embedding."""
         return self.embedding_hash()

@@ -125,6 +125,17 @@ class ContinualTextDataModule(RetrievalDataModule):
             mixture = replace(self.mixture, sources=sources, weights=weights)
             self._sampler = MixtureBatchSampler(queries, mixture, rank, world)
 
+    @override
+    def rehearsed(self, rows: Sequence[int]) -> list[bool]:
+        """Return which training queries are multimodal ones.
+
+        Args:
+            rows: Of training queries.
+        """
+        queries = self.queries(TRAIN)
+        assert isinstance(queries, JoinedQueries)
+        return [not queries.part_of_task[queries.task_of[row]] for row in rows]
+
     def _weights(self, queries: JoinedQueries) -> dict[str, float]:
         counts = np.bincount(queries.task_of, weights=queries.copies, minlength=len(queries.tasks))
         texts = {

@@ -182,6 +182,14 @@ class RetrievalDataModule(LightningDataModule):
         """Return the ids of a split's queries at some rows."""
         return [str(self.queries(split).ids[row]) for row in rows]
 
+    def rehearsed(self, rows: Sequence[int]) -> list[bool]:
+        """Return which training queries are of data that an earlier stage has trained on: here, all.
+
+        Args:
+            rows: Of training queries.
+        """
+        return [True] * len(rows)
+
     def pool(self, name: str) -> Ints:
         """Return the candidate rows of a pool.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmretrieval.content import Candidate, Content, Modality, Query
+    from mmretrieval.distillation import Distillation
     from mmretrieval.encoder.adapters import LoRA
     from mmretrieval.encoder.mllm_encoder import MLLMEncoder
     from mmretrieval.loss import InfoNCE, Matryoshka
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Candidate",
     "Content",
+    "Distillation",
     "GenerativePretraining",
     "InfoNCE",
     "LoRA",
@@ -35,6 +37,7 @@ __all__ = [
 _MODULES = {
     "Candidate": "mmretrieval.content",
     "Content": "mmretrieval.content",
+    "Distillation": "mmretrieval.distillation",
     "GenerativePretraining": "mmretrieval.pretraining",
     "InfoNCE": "mmretrieval.loss",
     "LoRA": "mmretrieval.encoder.adapters",

@@ -20,6 +20,7 @@ from torch.optim.optimizer import Optimizer
 from typing_extensions import override
 
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch
+from mmretrieval.distillation import Distillation, StartingPoint, rows_of_queries
 from mmretrieval.distributed import step_seed, world_size
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.prompts import InputProcessor
@@ -61,6 +62,9 @@ class TrainingData(Protocol):
     def query_ids(self, split: str, rows: Sequence[int]) -> list[str]:
         """Return the ids of a split's queries at some rows."""
 
+    def rehearsed(self, rows: Sequence[int]) -> list[bool]:
+        """Return which training queries are of data that an earlier stage has trained on."""
+
 
 class UniversalRetriever(LightningModule):
     """A universal multimodal retriever (MM-Embed, https://arxiv.org/abs/2411.02571).
@@ -77,10 +81,11 @@ class UniversalRetriever(LightningModule):
             rank; so many in a row end the training.
         init_from: The ``adapter`` folder of a run, or the run's folder, whose weights to start from. A
             checkpoint to resume from replaces them.
+        distillation: Keeps embeddings near those of ``init_from``; ``None``: nothing does.
 
     Raises:
-        UserError: If an argument is out of range, there is neither encoder nor ``init_from``, or the encoder
-            has other settings than the saved one.
+        UserError: If an argument is out of range, there is neither encoder nor ``init_from``, the encoder
+            has other settings than the saved one, or distillation lacks ``init_from``.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class UniversalRetriever(LightningModule):
         scheduler: SchedulerFactory | None = None,
         max_skipped_steps: int = 10,
         init_from: Path | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints leave out the frozen base; keys are compared exactly here
@@ -104,6 +110,10 @@ class UniversalRetriever(LightningModule):
         if max_skipped_steps < 1:
             raise ValueError(f"max_skipped_steps must be at least 1, found {max_skipped_steps}.")
         self.max_skipped_steps = max_skipped_steps
+        if distillation is not None and init_from is None:
+            raise UserError("model.distillation: there is nothing to keep to; give init_from")
+        self.distillation = distillation
+        self.start: StartingPoint | None = None
         self.health = StepHealth()
         self._latest_rows = torch.zeros(0, dtype=torch.long)
         self._step_started = 0.0
@@ -127,6 +137,8 @@ class UniversalRetriever(LightningModule):
         self.encoder.load()
         if self.init_from is not None and not self._started:
             self.encoder.load_saved(self.init_from)
+            # Now, as a checkpoint to resume from comes next.
+            self.start = None if self.distillation is None else StartingPoint(self.encoder)
         self._started = True
         if self._trainer is None:
             return
@@ -180,7 +192,12 @@ class UniversalRetriever(LightningModule):
             batch.positive_keys,
             batch.negative_of,
         )
-        self.health.saw(output.loss)
+        loss = cast(Tensor, output.loss)
+        if self.start is not None and self.distillation is not None:
+            distance = self._distance_to_start(batch, embeddings)
+            self.log("train/distance_to_start", distance.detach())
+            loss = loss + self.distillation.weight * distance
+        self.health.saw(loss)
         self._latest_rows = batch.query_rows
         values = {
             "train/loss": output.loss.detach(),
@@ -192,8 +209,15 @@ class UniversalRetriever(LightningModule):
         if batch.negative_of.numel():
             values["train/negative_similarity"] = output.negative_similarity
         self.log_dict(values, batch_size=batch.query_rows.shape[0])
-        self.log("loss", output.loss.detach(), prog_bar=True, logger=False)
-        return cast(Tensor, output.loss)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        return loss
+
+    def _distance_to_start(self, batch: ContrastiveBatch, embeddings: Tensor) -> Tensor:
+        assert self.start is not None
+        data = cast(TrainingData, self.trainer.datamodule)  # type: ignore[attr-defined]
+        rehearsed = data.rehearsed(batch.query_rows.tolist())
+        chosen = torch.tensor(rehearsed, dtype=torch.bool, device=embeddings.device)
+        return self.start.distance(self.encoder, batch.inputs, embeddings, rows_of_queries(batch, chosen))
 
     @override
     def validation_step(self, batch: object, batch_idx: int) -> None:

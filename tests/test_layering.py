@@ -13,7 +13,7 @@ PACKAGES = ("mmretrieval", "data_modules", "callbacks")
 LAYERS = (
     {"content", "batches", "errors", "distributed"},
     {"encoder", "loss", "metrics", "index", "schedules", "health", "shared_work"},
-    {"mining", "rerank", "sharding", "export"},
+    {"mining", "rerank", "sharding", "export", "distillation"},
     {"module", "pretraining", "retriever"},
     {"cli", "tools", "__main__"},
 )

@@ -6,53 +6,51 @@ import random
 from collections.abc import Mapping
 
 from data_modules.synthetic.scenes import Group, Scene
+from data_modules.synthetic.texts import sentence
 
 Words = Mapping[str | int, tuple[str, ...]]
 
 COLOUR_WORDS: Words = {
-    "red": ("like fire", "in the colour of blood"),
-    "green": ("like young plants", "in the colour of frogs"),
-    "blue": ("like the sky", "in the colour of the sea"),
-    "yellow": ("like the sun", "in the colour of gold"),
-    "orange": ("like the last light of the day", "in the colour of a ripe pumpkin"),
-    "purple": ("like the clothes of kings", "in the colour of plums"),
-    "black": ("like the night", "in the colour of coal"),
-    "brown": ("like earth", "in the colour of bread"),
+    "red": ("fire",),
+    "green": ("plant",),
+    "blue": ("sky",),
+    "yellow": ("sun",),
+    "orange": ("fruit",),
+    "purple": ("king",),
+    "black": ("night",),
+    "brown": ("earth",),
 }
 SHAPE_WORDS: Words = {
-    "circle": ("round without a hole", "formed like a wheel"),
-    "square": ("with four equal sides", "formed like a box"),
-    "triangle": ("with three sides", "formed like a tent"),
-    "star": ("with five points", "that sailors follow at night"),
-    "heart": ("that stands for love", "that beats in the body"),
-    "diamond": ("standing on its point", "formed like a kite"),
-    "cross": ("made of two lines that meet", "that marks the place on a map"),
-    "ring": ("round with a hole", "worn on a finger"),
-    "moon": ("that shines when the sun is gone", "curved like a banana"),
-    "hexagon": ("with six sides", "that bees build"),
+    "circle": ("wheel",),
+    "square": ("box",),
+    "triangle": ("tent",),
+    "star": ("light",),
+    "heart": ("love",),
+    "diamond": ("kite",),
+    "cross": ("mark",),
+    "ring": ("crown",),
+    "moon": ("boat",),
+    "hexagon": ("honey",),
 }
-SIZE_WORDS: Words = {
-    "small": ("hardly to be seen", "not big at all"),
-    "large": ("hard to overlook", "of great size"),
-}
+SIZE_WORDS: Words = {"small": ("young", "low"), "large": ("great", "high")}
 COUNT_WORDS: Words = {
-    1: ("all alone", "without any company"),
-    2: ("as twins", "together with another of its kind"),
-    3: ("in a group of more than two", "as often as a triangle has sides"),
+    1: ("alone", "for once"),
+    2: ("twice", "as twins"),
+    3: ("three times", "as triplets"),
 }
 PLACE_WORDS: Words = {
-    "top left": ("in the north west", "where one begins to read a page"),
-    "top right": ("in the north east", "where a letter has its stamp"),
-    "bottom left": ("in the south west", "under the place where a page begins"),
-    "bottom right": ("in the south east", "where one stops reading a page"),
+    "top left": ("in the north west",),
+    "top right": ("in the north east",),
+    "bottom left": ("in the south west",),
+    "bottom right": ("in the south east",),
 }
 BACKGROUND_WORDS: Words = {
-    "wood": ("what trees are made of", "what burns in a stove"),
-    "stone": ("what mountains are made of", "what a hammer breaks"),
-    "water": ("what fish live in", "what comes from a well"),
-    "paper": ("what books are made of", "what letters are written on"),
-    "glass": ("what windows are made of", "what one can look through"),
-    "wool": ("what sheep wear", "what warm socks are made of"),
+    "wood": ("trees",),
+    "stone": ("hills",),
+    "water": ("the sea",),
+    "paper": ("books",),
+    "glass": ("windows",),
+    "wool": ("sheep",),
 }
 """Grounds that no picture has, so that no text tells of a picture."""
 
@@ -63,10 +61,8 @@ def told(words: Words, value: str | int, rng: random.Random) -> str:
 
 
 def thing(group: Group, rng: random.Random) -> str:
-    """Say which things a group has, as ``something with three sides, like fire``."""
-    parts = [told(SHAPE_WORDS, group.shape, rng), told(COLOUR_WORDS, group.colour, rng)]
-    rng.shuffle(parts)
-    return f"something {', '.join(parts)}"
+    """Say which things a group has in two other words, as old riddles do: ``a tent of fire``."""
+    return f"a {told(SHAPE_WORDS, group.shape, rng)} of {told(COLOUR_WORDS, group.colour, rng)}"
 
 
 def retold(scene: Scene, rng: random.Random) -> str:
@@ -78,7 +74,7 @@ def retold(scene: Scene, rng: random.Random) -> str:
         facts = [told(PLACE_WORDS, group.place, rng), told(COUNT_WORDS, group.count, rng)]
         facts.append(told(SIZE_WORDS, group.size, rng))
         rng.shuffle(facts)
-        sentences.append(f"There is {thing(group, rng)}: {', '.join(facts)}.")
-    sentences.append(f"Behind lies {told(BACKGROUND_WORDS, scene.background, rng)}.")
+        sentences.append(sentence(f"{thing(group, rng)}, {', '.join(facts)}"))
+    sentences.append(f"All of it lies by {told(BACKGROUND_WORDS, scene.background, rng)}.")
     rng.shuffle(sentences)
     return " ".join(sentences)

@@ -143,8 +143,8 @@ def _riddle(scene: Scene, rng: random.Random) -> Asked:
     group, other = rng.sample(scene.groups, 2)
     where, behind = told(PLACE_WORDS, group.place, rng), told(BACKGROUND_WORDS, scene.background, rng)
     forms = (
-        "Where is {a} {where}, and {b}, before {behind}?",
-        "Which text tells of {b} and, {where}, of {a}? Behind lies {behind}.",
+        "Where is {a} {where}, and {b}, by {behind}?",
+        "Which text tells of {b} and, {where}, of {a}, by {behind}?",
     )
     text = rng.choice(forms).format(a=thing(group, rng), b=thing(other, rng), where=where, behind=behind)
 
@@ -161,8 +161,8 @@ def _negation(scene: Scene, rng: random.Random) -> Asked:
     gone = rng.choice([colour for colour in COLOURS if colour not in {g.colour for g in scene.groups}])
     behind = told(BACKGROUND_WORDS, scene.background, rng)
     forms = (
-        "{a}, but nothing {gone}, before {behind}",
-        "Find {a} where nothing at all is {gone}. Behind lies {behind}.",
+        "{a}, but nothing of {gone}, by {behind}",
+        "Find {a} where nothing at all is of {gone}, by {behind}.",
     )
     text = rng.choice(forms).format(a=thing(group, rng), gone=told(COLOUR_WORDS, gone, rng), behind=behind)
 
@@ -178,8 +178,8 @@ def _count(scene: Scene, rng: random.Random) -> Asked:
     group, total = rng.choice(scene.groups), _total(scene)
     behind = told(BACKGROUND_WORDS, scene.background, rng)
     forms = (
-        "{n} things in all, {a} among them, before {behind}",
-        "Who counts finds {n} things altogether, and {a}. Behind lies {behind}.",
+        "{n} things in all, {a} among them, by {behind}",
+        "Who counts finds {n} things altogether, and {a}, by {behind}.",
     )
     text = rng.choice(forms).format(n=_NUMBERS[total], a=thing(group, rng), behind=behind)
 

@@ -116,13 +116,17 @@ class EvaluationRound:
     queries: dict[str, int] = field(default_factory=dict)
 
     @property
-    def untrained(self) -> bool:
+    def at_start(self) -> bool:
         """Whether it was before the first optimizer step."""
         return self.step == 0
 
     def value(self, pool: str, task: str, name: str) -> float | None:
         """A measure, or ``None`` if there is none, for want of a pool."""
         return self.metrics.get(pool, {}).get(task, {}).get(name)
+
+    def pool_table(self) -> TaskTable:
+        """The table of the global pool, or of local pools where the data has no global one."""
+        return self.metrics[GLOBAL if GLOBAL in self.metrics else LOCAL]
 
     def scalars(self) -> dict[str, float]:
         """All measures for a logger, as ``global/<task>/hit@5``."""
@@ -141,15 +145,15 @@ class EvaluationRound:
 
 
 def metrics_document(rounds: Sequence[EvaluationRound]) -> dict[str, Any]:
-    """What ``metrics.json`` of a fit holds: the last round's measures, the untrained ones, and all rounds.
+    """What ``metrics.json`` of a fit holds: the last round's measures, those at the start, and all rounds.
 
     Args:
-        rounds: At least one, in the order of time; one at step 0 is of untrained weights.
+        rounds: At least one, in the order of time; one at step 0 is of the weights that training starts from.
     """
     first = rounds[0]
-    untrained = {"untrained": first.metrics} if first.untrained else {}
+    start = {"start": first.metrics} if first.at_start else {}
     epochs = [
         {"epoch": done.epoch, "step": done.step, "seconds": round(done.seconds, 3), **done.metrics}
         for done in rounds
     ]
-    return {**rounds[-1].metrics, **untrained, "epochs": epochs}
+    return {**rounds[-1].metrics, **start, "epochs": epochs}

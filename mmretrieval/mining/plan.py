@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ class MiningPlan:
         seed: Of the draws. The same seed and query key give the same draws, whatever other queries there are.
         selection: How negatives are drawn from what the filters leave.
         filters: What may be drawn, in the order of application. Known positives are never drawn.
-        data_sets: What single data sets do otherwise, by name.
+        data_sets: What single data sets do otherwise, by name or by a pattern with ``*`` and ``?``; a full
+            name counts before patterns, and of these the first that fits.
 
     Raises:
         ValueError: If a value is out of range, or a selection or filter looks deeper than ``top_k``.
@@ -90,7 +92,7 @@ class MiningPlan:
         Args:
             data_set: Its name; ``None``, or a name without an override, gives the plan's own.
         """
-        other = self.data_sets.get(data_set, _NOTHING) if data_set is not None else _NOTHING
+        other = self.data_sets.get(data_set, self._fitting(data_set)) if data_set is not None else _NOTHING
         filters = self.filters if other.filters is None else other.filters
         return Recipe(self.selection if other.selection is None else other.selection, tuple(filters))
 
@@ -108,7 +110,7 @@ class MiningPlan:
         self._check_data_sets(data_sets, queries)
         names = () if data_sets is None else data_sets.names
         codes = np.zeros(queries, dtype=np.int64) if data_sets is None else data_sets.codes
-        overridden = [code for code, name in enumerate(names) if name in self.data_sets]
+        overridden = [code for code, name in enumerate(names) if self._fits(name)]
         for code in overridden:
             yield self.recipe(names[code]), np.flatnonzero(codes == code)
         yield self.recipe(), np.flatnonzero(~np.isin(codes, overridden))
@@ -127,6 +129,13 @@ class MiningPlan:
             "data_sets": _canonical({name: self._described_recipe(name) for name in self.data_sets}),
         }
 
+    def _fits(self, data_set: str) -> bool:
+        return any(fnmatchcase(data_set, pattern) for pattern in self.data_sets)
+
+    def _fitting(self, data_set: str) -> Override:
+        found = (other for pattern, other in self.data_sets.items() if fnmatchcase(data_set, pattern))
+        return next(found, _NOTHING)
+
     def _described_recipe(self, data_set: str) -> dict[str, Any]:
         recipe = self.recipe(data_set)
         filters = [_described(part) for part in recipe.filters]
@@ -134,10 +143,10 @@ class MiningPlan:
 
     def _check_data_sets(self, data_sets: DataSets | None, queries: int) -> None:
         names = set() if data_sets is None else set(data_sets.names)
-        unknown = sorted(self.data_sets.keys() - names)
+        unknown = [p for p in self.data_sets if not any(fnmatchcase(name, p) for name in names)]
         if unknown:
             raise ValueError(
-                f"The plan has settings for {', '.join(unknown)}; "
+                f"The plan has settings for {', '.join(sorted(unknown))}; "
                 f"data sets of the queries: {', '.join(sorted(names)) or 'not given'}."
             )
         if data_sets is not None and data_sets.codes.shape != (queries,):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +90,26 @@ class Rankings:
             query_keys=self.query_keys[queries],
             positive_scores=None if self.positive_scores is None else self.positive_scores[queries],
         )
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Rankings]) -> Rankings:
+        """The rankings of several parts' queries, one part after the other.
+
+        Args:
+            parts: At least one, all equally deep.
+        """
+        names = ("rows", "scores", "target_modality", "labelled_row", "known_rows", "query_keys")
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        counts = np.concatenate([np.diff(part.known_offsets) for part in parts])
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        given = [part.positive_scores for part in parts]
+        positive_scores = np.concatenate(
+            [
+                np.full(len(part), np.nan, np.float32) if scores is None else scores
+                for part, scores in zip(parts, given, strict=True)
+            ]
+        )
+        return cls(**columns, known_offsets=offsets, positive_scores=positive_scores)
 
     def part(self, start: int, stop: int) -> Rankings:
         """The rankings of the queries from ``start`` up to ``stop``."""

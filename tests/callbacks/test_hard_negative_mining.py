@@ -17,6 +17,7 @@ from mmretrieval.mining import (
     NegativeTable,
     PercentOfPositive,
     StaleNegativesError,
+    TopK,
 )
 
 pytestmark = pytest.mark.filterwarnings(
@@ -359,3 +360,67 @@ def test_filters_see_the_score_of_a_positive_that_was_not_found(fitted, data, mo
     assert report.dropped["percent_of_positive"] > 0
     assert mining.reports[0].scalars()["mining/dropped/percent_of_positive"] > 0
     assert "percent_of_positive dropped" in str(mining.reports[0])
+
+
+@pytest.fixture
+def taught(fakes, module, data, tmp_path, monkeypatch):
+    """Mine once, with a teacher of other vectors for the tasks of a pattern."""
+
+    class Teacher(torch.nn.Module):
+        reads_pictures, input_processor = True, None
+
+        def __init__(self, folder):
+            super().__init__()
+            self.encoder = fakes.FakeEncoder()
+            with torch.no_grad():
+                self.encoder.tokens.copy_(self.encoder.tokens.roll(1, dims=0))
+
+        def embedding_hash(self):
+            return "teacher"
+
+        weights_hash = embedding_hash
+
+    monkeypatch.setattr("callbacks.mining_search.Teacher", Teacher)
+
+    def run(plan=None, **settings):
+        mining = HardNegativeMining(plan, teacher=tmp_path, **settings)
+        trainer = fakes.make_trainer(tmp_path, [mining])
+        trainer.fit(module, datamodule=data)
+        mining.mine(trainer, module)
+        return mining, Teacher
+
+    return run
+
+
+def test_a_teacher_may_mine_for_some_tasks_only(taught, module, data):
+    mining, teacher = taught(teacher_tasks=["beta_*"])
+    own, other = _oracle(data, module, mining), _oracle(data, teacher(None), mining)
+    queries = data.corpus.queries("train")
+    tasks = [queries.tasks[code] for code in queries.task_of]
+    for id_, task in zip(queries.ids.tolist(), tasks, strict=True):
+        expected = (other if task.startswith("beta") else own)[id_]
+        found = [(e.candidate_id, e.kind, e.rank) for e in mining.latest.entries_of(id_)]
+        assert found == expected
+    assert own != other
+    assert mining.latest.stamp.settings["teacher_tasks"] == "beta_*"
+
+
+def test_a_teacher_of_texts_searches_texts(taught, data, monkeypatch):
+    def run(reads):
+        plan = MiningPlan(selection=TopK(sample=True), negatives_per_query=3)
+        monkeypatch.setattr("callbacks.mining_search.Teacher.reads_pictures", reads)
+        mining, _ = taught(plan, teacher_tasks=["alpha_task0"])
+        ids = [i for q in data.corpus.queries("train").ids.tolist() for i in mining.latest.negatives_of(q)]
+        return {int(data.corpus.candidate_modalities[data.corpus.candidate_row(i)]) for i in ids[:60]}
+
+    assert run(False) == {0}
+    assert len(run(True)) == 3
+
+
+def test_unknown_tasks_of_a_teacher_are_named_before_training(taught, fakes):
+    with pytest.raises(
+        ValueError, match=r"teacher_tasks names gamma_\*; the data has alpha_task0, beta_task1"
+    ):
+        taught(teacher_tasks=["gamma_*", "alpha*"])
+    with pytest.raises(ValueError, match="but there is no teacher"):
+        HardNegativeMining(teacher_tasks=["alpha*"])

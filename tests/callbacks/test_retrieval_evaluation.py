@@ -88,13 +88,13 @@ def test_each_candidate_and_query_is_embedded_once_a_round(fit, data):
         assert sorted(rows) == list(range(len(rows)))
 
 
-def test_the_metrics_file_has_the_last_the_untrained_and_all_rounds(fit, tmp_path):
+def test_the_metrics_file_has_the_last_the_first_and_all_rounds(fit, tmp_path):
     evaluation = RetrievalEvaluation()
     fit(evaluation)
     document = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(document) == ["global", "local", "untrained", "epochs"]
+    assert list(document) == ["global", "local", "start", "epochs"]
     assert {"global": document["global"], "local": document["local"]} == evaluation.history[-1].metrics
-    assert document["untrained"] == evaluation.history[0].metrics
+    assert document["start"] == evaluation.history[0].metrics
     assert list(document["global"]) == [ALPHA, BETA, "average"]
     assert [(e["epoch"], e["step"]) for e in document["epochs"]] == [(0, 0), (1, 3), (2, 6)]
     assert document["epochs"][1]["global"] == evaluation.history[1].metrics["global"]
@@ -160,7 +160,7 @@ def test_validate_and_test_evaluate_once_and_leave_the_files_of_a_fit_alone(
     assert {path: path.read_bytes() for path in before} == before
     document = json.loads((tmp_path / f"metrics_{command}.json").read_text())
     assert document["global"] == evaluation.latest.metrics["global"]
-    assert "untrained" not in document
+    assert "start" not in document
     assert (tmp_path / f"runs_{command}/global_{ALPHA}.trec").is_file()
 
 
@@ -170,14 +170,14 @@ def test_validation_within_a_fit_and_its_sanity_check_evaluate_nothing(fit):
     assert [done.epoch for done in evaluation.history] == [0, 2, 3]
 
 
-def test_a_resumed_run_keeps_the_untrained_round(fit, tmp_path):
+def test_a_resumed_run_keeps_the_round_at_the_start(fit, tmp_path):
     first = RetrievalEvaluation()
     fit(first, 1).save_checkpoint(tmp_path / "one.ckpt")
     second = RetrievalEvaluation()
     fit(second, 2, ckpt_path=tmp_path / "one.ckpt")
     assert [done.epoch for done in second.history] == [0, 1, 2]
     assert second.history[:2] == first.history
-    assert json.loads((tmp_path / "metrics.json").read_text())["untrained"] == first.history[0].metrics
+    assert json.loads((tmp_path / "metrics.json").read_text())["start"] == first.history[0].metrics
 
 
 @pytest.mark.filterwarnings("ignore:.*CSVLogger", "ignore:.*fast_dev_run")

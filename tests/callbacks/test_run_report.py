@@ -48,11 +48,11 @@ def test_the_report_has_every_round_of_every_task(fit, tmp_path, capsys):
         assert cells == [_arrow(evaluation, pool, task, name) for pool, name in columns]
     averages = _table(text, "Averages")
     assert [row[:2] for row in averages[1:]] == [
-        ["untrained", "0"], ["epoch 1", "3"], ["epoch 2", "6"], ["epoch 3", "9"],
+        ["start", "0"], ["epoch 1", "3"], ["epoch 2", "6"], ["epoch 3", "9"],
     ]  # fmt: skip
     shown = capsys.readouterr().out
     assert _arrow(evaluation, "global", "average", "hit@5") in shown
-    assert "untrained → epoch 1 → epoch 2 → epoch 3" in shown
+    assert "start → epoch 1 → epoch 2 → epoch 3" in shown
 
 
 def test_mining_settings_and_versions_are_in_the_report(fit, tmp_path):
@@ -93,7 +93,7 @@ def test_many_rounds_are_shortened_in_the_terminal_only(fit, tmp_path):
 
 def test_a_dry_run_shows_the_table_and_writes_nothing(fit, tmp_path, capsys):
     fit(RetrievalEvaluation(), RunReport(), fast_dev_run=True)
-    assert "untrained → epoch 1" in capsys.readouterr().out
+    assert "start → epoch 1" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -126,10 +126,10 @@ def test_a_run_leaves_everything_it_promises(run):
     assert any(name.startswith("tensorboard/") for name in files)
 
 
-def test_metrics_have_all_tasks_in_both_pools_and_the_untrained_ones(run):
+def test_metrics_have_all_tasks_in_both_pools_and_those_at_the_start(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    assert {"global", "local", "untrained", "epochs"} <= set(metrics)
-    for table in (metrics["global"], metrics["local"], metrics["untrained"]["global"]):
+    assert {"global", "local", "start", "epochs"} <= set(metrics)
+    for table in (metrics["global"], metrics["local"], metrics["start"]["global"]):
         assert len(table) == 17  # 16 dataset-tasks and their average
         tasks = [values["hit@5"] for name, values in table.items() if name != "average"]
         assert table["average"]["hit@5"] == pytest.approx(np.mean(tasks))

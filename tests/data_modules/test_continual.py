@@ -135,6 +135,13 @@ def test_evaluation_is_that_of_the_multimodal_data_alone(ready, packed):
     assert len(module.pool("global_train")) == len(alone.pool("global_train")) + 32 + 8
 
 
+def test_multimodal_samples_are_rehearsed(ready):
+    module = ready()
+    rows = [0, len(module.queries("train")) - 1, 1]
+    assert module.rehearsed(rows) == [True, False, True]
+    assert module.multimodal.rehearsed([3, 4]) == [True, True]
+
+
 def test_text_sources_are_found(texts, tmp_path):
     both = [texts / "large", texts / "small.jsonl"]
     assert text_sources(texts) == both

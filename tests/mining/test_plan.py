@@ -80,6 +80,21 @@ def test_a_data_set_without_queries_changes_nothing(scored_rankings):
     assert found[1] == plain[1]
 
 
+def test_patterns_name_several_data_sets(scored_rankings):
+    first, second, own = (Override(TopK(k)) for k in (1, 2, 3))
+    plan = MiningPlan(data_sets={"*_task1": first, "n?_*": second, "nq_task1": own})
+    assert plan.recipe("nq_task1").selection == TopK(3), "a full name counts before patterns"
+    assert plan.recipe("nq_task2").selection == TopK(2)
+    assert plan.recipe("fiqa_task1").selection == TopK(1)
+    assert plan.recipe("nq").selection == plan.selection
+    names = ("nq_task1", "fiqa_task1", "cirr_task7", "na_task1")
+    groups = plan.groups(DataSets(names, np.array([0, 1, 2, 3, 1])), 5)
+    chosen = {row: recipe.selection for recipe, rows in groups for row in rows.tolist()}
+    assert chosen == {0: TopK(3), 1: TopK(1), 2: plan.selection, 3: TopK(1), 4: TopK(1)}
+    with pytest.raises(ValueError, match=r"settings for \*_task9;"):
+        [*MiningPlan(data_sets={"*_task9": first}).groups(DataSets(names, np.zeros(2, np.int64)), 2)]
+
+
 def test_overrides_need_the_data_sets_they_name(scored_rankings):
     case, plan = scored_rankings(3), dataclasses.replace(DEFAULT, data_sets=OVERRIDES)
     with pytest.raises(ValueError, match=r"settings for cirr, msmarco, nights; .* not given"):

@@ -28,6 +28,21 @@ def test_some_queries_are_taken_in_the_order_asked_for(seed, chosen, scored_rank
                 np.testing.assert_array_equal(getattr(taken, name)[place], getattr(rankings, name)[q])
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), chosen=st.lists(st.booleans(), min_size=7, max_size=7))
+def test_parts_that_are_put_together_are_the_whole(seed, chosen, scored_rankings):
+    rankings = scored_rankings(seed)[0]
+    chosen = np.array(chosen)[: len(rankings)]
+    rows = [np.flatnonzero(chosen), np.flatnonzero(~chosen)]
+    joined = Rankings.concatenated([rankings.take(part) for part in rows])
+    again = joined.take(np.argsort(np.concatenate(rows)))
+    for field in dataclasses.fields(rankings):
+        expected = getattr(rankings, field.name)
+        if expected is None:
+            expected = np.full(len(rankings), np.nan)
+        np.testing.assert_array_equal(getattr(again, field.name), expected)
+
+
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), top_k=st.integers(1, 12))
 def test_hits_equal_a_loop_over_candidates(seed, top_k, scored_rankings):
