@@ -25,17 +25,27 @@ Results = dict[str, list[dict[str, float]]]
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of the run's ``metrics.json``.
+    """A number of a run.
 
     Args:
         heading: What the table calls it.
         pool: ``global`` or ``local``.
         name: Of the average's measure.
+        file: Where it stands.
+        part: ``start`` for the weights that training started from; the last ones otherwise.
     """
 
     heading: str
     pool: str
     name: str
+    file: str = "metrics.json"
+    part: str | None = None
+
+    def of(self, run: Path) -> float:
+        """Read it from a run's folder."""
+        metrics: dict[str, Any] = json.loads((run / self.file).read_text())
+        value: float = (metrics[self.part] if self.part else metrics)[self.pool]["average"][self.name]
+        return value
 
 
 def parser(description: str | None, out: str) -> argparse.ArgumentParser:
@@ -114,8 +124,7 @@ def train(
         if run.returncode:
             raise SystemExit(f"{name}, seed {seed} failed; the end of {out / 'log'}:\n{tail(out / 'log')}")
         finished.touch()
-    metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return {measure.heading: metrics[measure.pool]["average"][measure.name] for measure in measures}
+    return {measure.heading: measure.of(out) for measure in measures}
 
 
 def folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:

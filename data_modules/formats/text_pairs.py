@@ -6,8 +6,11 @@
         {"query": …, "positives": […], "negatives": […]}    or anchor or question; pos, positive; neg, …
         [query, positive] or [query, positive, negative, …]
         {"set": […]}                                        texts that say the same: the first asks for others
+        {"sentence1": …, "sentence2": …, "gold_label": …}   SNLI and MultiNLI: entailment is a pair, the
+                                                            rest is left out
     *.json                 SQuAD (Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250): questions and the
-                           paragraphs that answer them; unanswerable ones are left out
+                           paragraphs that answer them; unanswerable ones are left out. Or BioASQ's task B
+                           (https://doi.org/10.1186/s12859-015-0564-6): questions and their snippets
 
 A single text may stand in place of a list. Outer blanks are stripped. Only negatives may be missing.
 """
@@ -24,12 +27,15 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from data_modules.formats.mbeir_rows import check_unicode
 from data_modules.formats.records import DataError, Source
 
-EXPECTED = "a .jsonl, .jsonl.gz or SQuAD .json file"
+EXPECTED = "a .jsonl or .jsonl.gz file, or a .json file of SQuAD or BioASQ"
 MAX_LINE = 16 * 2**20
 """Bytes of a line at most, also of what a .gz file expands to."""
-MAX_SQUAD = 512 * 2**20
-"""Bytes of a SQuAD file, which is read whole, at most."""
+MAX_JSON = 512 * 2**20
+"""Bytes of a .json file, which is read whole, at most."""
 UNANSWERABLE = "questions that no paragraph answers"
+NO_SNIPPET = "questions without snippets"
+NO_ENTAILMENT = "pairs of sentences without entailment"
+_NLI = {"sentence1", "sentence2", "gold_label"}
 _QUERY = ("query", "anchor", "question")
 _POSITIVES = ("positives", "pos", "positive")
 _NEGATIVES = ("negatives", "neg", "negative")
@@ -61,14 +67,20 @@ def text_pairs(path: Path, left_out: Counter[str] | None = None) -> Iterator[Tex
     """
     if not is_pairs(path):
         raise DataError(f"{path}: is not {EXPECTED}; rename or convert it")
+    left_out = Counter() if left_out is None else left_out
     if path.name.endswith(".json"):
-        yield from _squad(path, Counter() if left_out is None else left_out)
+        yield from _questions(path, left_out)
         return
     for source, line in _lines(path):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{source}: malformed JSON ({error}); each line must hold one pair") from None
+        if isinstance(row, dict) and row.keys() >= _NLI:
+            if row["gold_label"] != "entailment":
+                left_out[NO_ENTAILMENT] += 1
+                continue
+            row = [row["sentence1"], row["sentence2"]]
         yield _pair(source, row)
 
 
@@ -135,24 +147,39 @@ def _texts(source: Source, role: str, values: list[Any]) -> list[str]:
     return [value.strip() for value in values]
 
 
-def _squad(path: Path, left_out: Counter[str]) -> Iterator[TextPair]:
+def _questions(path: Path, left_out: Counter[str]) -> Iterator[TextPair]:
     try:
-        if path.stat().st_size > MAX_SQUAD:
-            raise DataError(f"{path}: has more than {MAX_SQUAD} bytes; write pairs as .jsonl instead")
-        articles = json.loads(path.read_bytes())["data"]
-        number = 0
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    number += 1
-                    if question.get("is_impossible", False) or not question["answers"]:
-                        left_out[UNANSWERABLE] += 1
-                        continue
-                    yield _pair(Source(path, number), [question["question"], paragraph["context"]])
+        if path.stat().st_size > MAX_JSON:
+            raise DataError(f"{path}: has more than {MAX_JSON} bytes; write pairs as .jsonl instead")
+        document = json.loads(path.read_bytes())
+        rows = _bioasq(document) if "questions" in document else _squad(document)
+        for number, (row, reason) in enumerate(rows, start=1):
+            if not row[1]:
+                left_out[reason] += 1
+                continue
+            yield _pair(Source(path, number), {"query": row[0], "positives": row[1]})
     except FileNotFoundError:
         raise DataError(f"{path}: file is missing; give {EXPECTED}") from None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path}: is not in SQuAD's layout ({type(error).__name__}: {error}); write pairs as .jsonl "
-            "instead"
+            f"{path}: is in the layout of neither SQuAD nor BioASQ ({type(error).__name__}: {error}); write "
+            "pairs as .jsonl instead"
         ) from None
+
+
+Row = tuple[tuple[str, list[str]], str]
+"""A question with its texts, and why it is left out if there are none."""
+
+
+def _squad(document: Any) -> Iterator[Row]:  # noqa: ANN401 - JSON
+    for article in document["data"]:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                answered = not question.get("is_impossible", False) and question["answers"]
+                yield (question["question"], [paragraph["context"]] if answered else []), UNANSWERABLE
+
+
+def _bioasq(document: Any) -> Iterator[Row]:  # noqa: ANN401 - JSON
+    for question in document["questions"]:
+        texts = [snippet["text"] for snippet in question.get("snippets", ())]
+        yield (question["body"], texts), NO_SNIPPET

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -39,6 +40,23 @@ def test_kinds_of_negatives_are_compared(monkeypatch, tmp_path):
     assert "PercentOfPositive" in (tmp_path / "runs/percent_filter_0_2_64/config.yaml").read_text()
     assert "start: " in (tmp_path / "runs/restart_0_2_64/config.yaml").read_text()
     assert all(0 <= value <= 1 for (measures,) in runs.values() for value in measures.values())
+
+
+@pytest.mark.slow
+def test_orders_of_training_are_compared(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
+    out = tmp_path / "continual.json"
+    options = ["--seeds", 0, "--size", 64, "--epochs", 1, "--steps", 2, "--jobs", 2]
+    run(monkeypatch, "continual.py", *options, "--out", tmp_path / "runs", "--json", out)
+    runs = json.loads(out.read_text())["runs"]
+    assert list(runs) == ["stage1", "continual", "at_once"]
+    assert all(0 <= value <= 1 for (measures,) in runs.values() for value in measures.values())
+    (folder,) = (tmp_path / "runs").glob("continual_0_*_64")
+    start = json.loads((folder / "metrics.json").read_text())["start"]["global"]["average"]
+    assert start["hit@5"] == runs["stage1"][0]["global hit@5"], "stage 2 begins where stage 1 ended"
+    epochs = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"]
+    together = yaml.safe_load((tmp_path / "runs/at_once.yaml").read_text())
+    assert together["trainer"]["max_steps"] == 2 * (1 + epochs)
 
 
 @pytest.mark.slow

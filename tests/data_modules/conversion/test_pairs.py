@@ -12,7 +12,7 @@ from data_modules.conversion.pairs import convert_pairs
 from data_modules.formats import text_pairs as format_
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import DataError
-from data_modules.formats.text_pairs import UNANSWERABLE, text_pairs
+from data_modules.formats.text_pairs import NO_ENTAILMENT, NO_SNIPPET, UNANSWERABLE, text_pairs
 
 ROWS = [
     {"query": "q1", "positives": ["a", " b "], "negatives": ["n"]},
@@ -83,6 +83,23 @@ def test_squads_questions_ask_for_their_paragraphs(tmp_path):
     assert summary.left_out == {UNANSWERABLE: 1}
 
 
+def test_bioasqs_questions_ask_for_their_snippets(tmp_path):
+    snippets = [{"text": " one ", "document": "d"}, {"text": "two", "document": "e"}]
+    questions = [{"body": "what", "snippets": snippets, "type": "list"}, {"body": "why", "documents": ["d"]}]
+    (tmp_path / "task.json").write_text(json.dumps({"questions": questions}))
+    summary = convert(tmp_path / "task.json", tmp_path / "out")
+    assert found(tmp_path / "out") == {"what": (["one", "two"], [])}
+    assert summary.left_out == {NO_SNIPPET: 1}
+
+
+def test_of_nli_entailment_is_a_pair(tmp_path):
+    rows = [("a man", "a person", "entailment"), ("a man", "a dog", "contradiction"), ("x", "y", "-")]
+    lines = [{"sentence1": a, "sentence2": b, "gold_label": c, "pairID": "1"} for a, b, c in rows]
+    summary = convert(write(tmp_path / "tiny.jsonl", lines), tmp_path / "out", symmetric=True)
+    assert found(tmp_path / "out") == {"a man": (["a person"], []), "a person": (["a man"], [])}
+    assert summary.left_out == {NO_ENTAILMENT: 2}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -122,13 +139,13 @@ def test_unusable_files_are_named(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="cannot be read"):
         list(text_pairs(tmp_path / "not.jsonl.gz"))
     (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(DataError, match="is not in SQuAD's layout"):
+    with pytest.raises(DataError, match="the layout of neither SQuAD nor BioASQ"):
         list(text_pairs(tmp_path / "other.json"))
     monkeypatch.setattr(format_, "MAX_LINE", 100)
     write(tmp_path / "bomb.jsonl.gz", [["q", "a" * 1000]], gzip.open)
     with pytest.raises(DataError, match=r"bomb.jsonl.gz:1: has more than 100 bytes"):
         list(text_pairs(tmp_path / "bomb.jsonl.gz"))
-    monkeypatch.setattr(format_, "MAX_SQUAD", 2)
+    monkeypatch.setattr(format_, "MAX_JSON", 2)
     with pytest.raises(DataError, match=r"other.json: has more than 2 bytes"):
         list(text_pairs(tmp_path / "other.json"))
     write(tmp_path / "tiny.jsonl", [["q", "a"]])
