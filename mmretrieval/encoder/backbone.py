@@ -121,15 +121,28 @@ def load_backbone(
     loading: Loading = Loading(),
     unquantized: Sequence[str] = (),
 ) -> Any:  # noqa: ANN401
-    """Load an image-text-to-text model, without its language-modelling head, and check that it is whole.
+    """Load an image-text-to-text model as :func:`load_model`, without its language-modelling head.
+
+    Returns:
+        The model's core: vision tower, projector and language model.
+
+    Raises:
+        UserError: As :func:`load_model`.
+    """
+    return load_model(base, loading, unquantized).model
+
+
+def load_model(
+    base: str,
+    loading: Loading = Loading(),
+    unquantized: Sequence[str] = (),
+) -> Any:  # noqa: ANN401
+    """Load an image-text-to-text model and check that it is whole.
 
     Args:
         base: A folder, a hub name, or ``embedded``.
         loading: How to load it.
         unquantized: Names of parts below the core that quantization leaves as they are.
-
-    Returns:
-        The model's core: vision tower, projector and language model.
 
     Raises:
         UserError: If nothing can be loaded, or weights are missing, left over or of another shape.
@@ -152,7 +165,7 @@ def load_backbone(
     wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
     if wrong:
         raise UserError(f"encoder.base {base!r}: the weights do not fit the model: {wrong}")
-    return model.model
+    return model
 
 
 def _revision(loading: Loading) -> str:

@@ -34,34 +34,78 @@ def hidden_states(
         The last layer's hidden states, ``(N, T, D)``.
     """
     is_image = inputs.input_ids == core.config.image_token_id
-    # The image token may lie beyond the embedding table; its embedding is replaced anyway.
-    embeddings = core.get_input_embeddings()(inputs.input_ids.masked_fill(is_image, 0))
-    embeddings = embeddings.to(compute_dtype(core))
+    embeddings = embedded(core, inputs.input_ids, is_image, shown)
     if differentiable and torch.is_grad_enabled() and not embeddings.requires_grad:
         embeddings.requires_grad_()
     options: dict[str, Any] = {"attention_mask": inputs.attention_mask, "use_cache": False}
+    if shown is not None and inputs.picture_of.numel() and family.multimodal_rope:
+        options["position_ids"] = multimodal_positions(core, inputs, is_image)
+    states: Tensor = run(core, family, embeddings, is_image, shown, **options).last_hidden_state
+    return states
+
+
+def embedded(core: Any, input_ids: Tensor, is_image: Tensor, shown: PictureFeatures | None) -> Tensor:  # noqa: ANN401
+    """Look tokens up, and put pictures into their places.
+
+    Args:
+        core: The model without its language-modelling head.
+        input_ids: Token ids, ``(N, T)``.
+        is_image: Which of them are image tokens, ``(N, T)``.
+        shown: Features of these tokens, in reading order; ``None`` if there is none.
+
+    Returns:
+        What the language model reads, ``(N, T, D)``.
+    """
+    # The image token may lie beyond the embedding table; its embedding is replaced anyway.
+    embeddings: Tensor = core.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
+    embeddings = embeddings.to(compute_dtype(core))
+    if shown is None or shown.embeddings.shape[0] == 0:
+        return embeddings
+    return embeddings.masked_scatter(is_image.unsqueeze(-1), shown.embeddings.to(embeddings.dtype))
+
+
+def run(
+    core: Any,  # noqa: ANN401
+    family: Family,
+    embeddings: Tensor,
+    is_image: Tensor,
+    shown: PictureFeatures | None,
+    **options: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    """Run the language model.
+
+    Args:
+        core: The model without its language-modelling head.
+        family: The model's family.
+        embeddings: From :func:`embedded`.
+        is_image: Which tokens are image tokens, ``(N, T)``.
+        shown: Their features; ``None`` if there is none.
+        **options: Of the core's forward, as its mask, positions and cache.
+
+    Returns:
+        transformers' outputs, with the last layer's hidden states and the cache.
+    """
     if family.token_types is not None:
         options["token_type_ids"] = family.token_types(is_image)
-    if shown is None or inputs.picture_of.numel() == 0:
-        return _last(core(inputs_embeds=embeddings, **options))
-    embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), shown.embeddings.to(embeddings.dtype))
-    if family.multimodal_rope:
-        options["position_ids"] = _positions(core, inputs, is_image)
-    if not shown.deepstack:
-        return _last(core(inputs_embeds=embeddings, **options))
+    if shown is None or not shown.deepstack or shown.embeddings.shape[0] == 0:
+        return core(inputs_embeds=embeddings, **options)
     # The core's own forward takes deepstack features from the vision tower alone.
-    return _last(
-        core.get_submodule(family.language_model)(
-            inputs_embeds=embeddings,
-            visual_pos_masks=is_image,
-            deepstack_visual_embeds=[part.to(embeddings.dtype) for part in shown.deepstack],
-            **options,
-        )
+    return core.get_submodule(family.language_model)(
+        inputs_embeds=embeddings,
+        visual_pos_masks=is_image,
+        deepstack_visual_embeds=[part.to(embeddings.dtype) for part in shown.deepstack],
+        **options,
     )
 
 
-def _positions(core: Any, inputs: EncoderInputs, is_image: Tensor) -> Tensor:  # noqa: ANN401
-    """Three-dimensional positions ``(3, N, T)``, as the family defines them."""
+def multimodal_positions(core: Any, inputs: EncoderInputs, is_image: Tensor) -> Tensor:  # noqa: ANN401
+    """Return three-dimensional positions ``(3, N, T)``, as the family defines them.
+
+    Args:
+        core: The model without its language-modelling head.
+        inputs: N contents of T tokens, with pictures.
+        is_image: Which tokens are image tokens, ``(N, T)``.
+    """
     positions: Tensor = core.get_rope_index(
         inputs.input_ids,
         mm_token_type_ids=is_image.int(),
@@ -69,8 +113,3 @@ def _positions(core: Any, inputs: EncoderInputs, is_image: Tensor) -> Tensor:  #
         attention_mask=inputs.attention_mask,
     )[0]
     return positions
-
-
-def _last(outputs: Any) -> Tensor:  # noqa: ANN401
-    states: Tensor = outputs.last_hidden_state
-    return states

@@ -37,8 +37,7 @@ from mmretrieval.encoder.fingerprint import fingerprint, model_folder
 from mmretrieval.encoder.language import hidden_states
 from mmretrieval.encoder.language_swap import swap_language_model
 from mmretrieval.encoder.latent_attention import LatentAttentionOptions, load_latent_attention
-from mmretrieval.encoder.pictures import PictureOptions, PictureProcessor, ProcessedPictures, WholePictures
-from mmretrieval.encoder.pixels import TilePixels
+from mmretrieval.encoder.pictures import PictureOptions, picture_processor
 from mmretrieval.encoder.pooling import POOLINGS, make_pooling
 from mmretrieval.encoder.prompts import Frame, InputProcessor, Templates, chat_frame
 from mmretrieval.encoder.verification import verify_discovered
@@ -182,7 +181,7 @@ class MLLMEncoder(nn.Module):
         placeholder, image_token = check_tokens(self.base, processor, self.family, self._config)
         return InputProcessor(
             tokenizer=processor.tokenizer,
-            pictures=self._picture_processor(processor, image_token),
+            pictures=picture_processor(processor, self.family, self._config, image_token, self.pictures),
             markup=self.family.markup.format(image=getattr(processor, self.family.placeholder)),
             placeholder_id=placeholder,
             image_token_id=image_token,
@@ -192,20 +191,6 @@ class MLLMEncoder(nn.Module):
             frame=chat_frame(processor) if self.templates.chat else Frame(),
             opening=[processor.tokenizer.bos_token_id] if self.family.bare else [],
         )
-
-    def _picture_processor(self, processor: Any, image_token: int) -> PictureProcessor:  # noqa: ANN401
-        family, tiles = self.family, self.pictures.tiles
-        if tiles and not family.tiles:
-            raise UserError(
-                f"encoder.pictures.tiles: a {self._config.model_type} cuts no pictures into tiles"
-            )
-        if family.whole is None or tiles:
-            return ProcessedPictures(
-                processor, family, image_token, tiles=tiles, max_pixels=self.pictures.max_pixels
-            )
-        side = family.whole.side(self._config)
-        pixels = TilePixels(processor.image_processor, side, self.pictures.backend)
-        return WholePictures(pixels, image_token, family.whole.tokens(self._config))
 
     @property
     def embedding_dim(self) -> int:

@@ -153,6 +153,36 @@ def scaled_down(image: Image.Image, max_pixels: int | None) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
+def picture_processor(
+    processor: Any,  # noqa: ANN401
+    family: Family,
+    config: Any,  # noqa: ANN401
+    image_token_id: int,
+    options: PictureOptions,
+) -> PictureProcessor:
+    """Make what prepares pictures for a model.
+
+    Args:
+        processor: transformers' processor of the model.
+        family: The model's family.
+        config: The model's configuration.
+        image_token_id: The token that the model replaces by features.
+        options: How pictures are prepared.
+
+    Raises:
+        UserError: If tiles are asked for and the family cuts none.
+    """
+    if options.tiles and not family.tiles:
+        raise UserError(f"encoder.pictures.tiles: a {config.model_type} cuts no pictures into tiles")
+    if family.whole is None or options.tiles:
+        return ProcessedPictures(
+            processor, family, image_token_id, tiles=options.tiles, max_pixels=options.max_pixels
+        )
+    side = family.whole.side(config)
+    pixels = TilePixels(processor.image_processor, side, options.backend)
+    return WholePictures(pixels, image_token_id, family.whole.tokens(config))
+
+
 def prepare_pictures(
     images: Sequence[Image.Image], prepare: PictureProcessor, image_token_id: int, max_pixels: int | None
 ) -> tuple[Pictures, list[int], list[list[int]]]:
@@ -172,7 +202,7 @@ def prepare_pictures(
     picture_of = []
     for shown in images:
         image = shown.convert("RGB")  # first: equal palette indices are not equal pictures
-        number = numbers.setdefault(_content_key(image), len(distinct))
+        number = numbers.setdefault(content_key(image), len(distinct))
         if number == len(distinct):
             distinct.append(prepare(scaled_down(image, max_pixels)))
         picture_of.append(number)
@@ -203,6 +233,6 @@ def _same_size(pictures: list[Picture]) -> list[Tensor]:
     return [pad(picture.pixels, amount) for picture, amount in zip(pictures, padding, strict=True)]
 
 
-def _content_key(image: Image.Image) -> bytes:
-    """A digest of an RGB picture's size and pixels."""
+def content_key(image: Image.Image) -> bytes:
+    """Return a digest of an RGB picture's size and pixels."""
     return blake2b(image.tobytes(), digest_size=16, salt=f"{image.size[0]}x{image.size[1]}".encode()).digest()

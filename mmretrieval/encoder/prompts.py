@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 from mmretrieval.batches import EncoderInputs
 from mmretrieval.content import Candidate, Content, Query
 from mmretrieval.encoder.pictures import PictureProcessor, prepare_pictures
+from mmretrieval.encoder.plain_text import PlainText
 from mmretrieval.errors import UserError
 
 
@@ -135,7 +135,7 @@ class InputProcessor:
         self._max_pixels = max_pixels
         self._frame = frame
         self._opening = list(opening)
-        self._special = re.compile("|".join(map(re.escape, _special_tokens(tokenizer))))
+        self._plain = PlainText(tokenizer)
 
     def queries(self, queries: Sequence[Query]) -> EncoderInputs:
         """Prepare queries.
@@ -167,7 +167,7 @@ class InputProcessor:
     def _query(self, query: Query) -> _Prompt:
         instruction = ""
         if query.instruction:
-            instruction = self._templates.instruction.format(instruction=self._plain(query.instruction))
+            instruction = self._templates.instruction.format(instruction=self._plain.of(query.instruction))
         start = len(self._frame.before)
         before = self._frame.before + instruction + self._templates.query
         return _Prompt(before, query.content, (start, start + len(instruction)))
@@ -223,32 +223,14 @@ class InputProcessor:
     def _text(self, prompt: _Prompt) -> str:
         picture = self._markup + self._templates.after_image if prompt.content.image is not None else ""
         limit = prompt.content.max_text_tokens or self._max_text_tokens
-        text = self._shortened(self._plain(prompt.content.text or ""), limit)
+        text = self._plain.shortened(self._plain.of(prompt.content.text or ""), limit)
         return prompt.before + picture + text + self._templates.end + self._frame.after
-
-    def _plain(self, text: str) -> str:
-        return self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-
-    def _shortened(self, text: str, limit: int) -> str:
-        # No text of so few bytes has more tokens: spares most texts their own tokenisation.
-        if len(text.encode()) <= limit:
-            return text
-        offsets = self._tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)[
-            "offset_mapping"
-        ]
-        return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
 
     @property
     def _padding(self) -> int:
         """Padding is masked everywhere, so that any token does where a tokenizer has none for it."""
         padding = self._tokenizer.pad_token_id
         return int(self._tokenizer.eos_token_id if padding is None else padding)
-
-
-def _special_tokens(tokenizer: Any) -> list[str]:  # noqa: ANN401
-    """Tokens with a meaning to the model, longest first; added plain words, as Gemma's, are not."""
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
 
 
 def _images(prompts: Sequence[_Prompt]) -> list[Image.Image]:

@@ -1,0 +1,208 @@
+"""An MLLM as it is says, True or False, whether candidates are what a query asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmretrieval.content import Candidate, Query
+from mmretrieval.encoder.backbone import (
+    Loading,
+    check_attention,
+    check_tokens,
+    load_config,
+    load_model,
+    load_processor,
+    resolve,
+)
+from mmretrieval.encoder.discovery import family_of
+from mmretrieval.encoder.families import Family
+from mmretrieval.encoder.fingerprint import fingerprint, model_folder
+from mmretrieval.encoder.pictures import PictureOptions, picture_processor
+from mmretrieval.encoder.prompts import Frame, chat_frame
+from mmretrieval.errors import UserError
+from mmretrieval.rerank.pairs import PairProcessor, Pairs
+from mmretrieval.rerank.picture_bank import PictureBank
+from mmretrieval.rerank.prompts import RerankPrompts
+from mmretrieval.rerank.shared_prefix import can_share, last_states
+
+
+class ZeroShotReranker(nn.Module):
+    """Scores candidates by the probability of ``True`` after a prompt (MM-Embed, https://arxiv.org/abs/2411.02571).
+
+    The score is the softmax over the logits of the two answers at the prompt's end; nothing is generated.
+    What the prompts of a query share goes through the model once, a picture through the vision tower once.
+
+    Args:
+        base: The MLLM: a folder, a hub name, or ``embedded`` for the small one that ships.
+        loading: How it is loaded.
+        pictures: How pictures are prepared.
+        prompts: A YAML file of prompts by task, added to those that ship.
+        answers: What a good and a bad candidate is answered with; each one token.
+        max_text_tokens: Longer texts of a query or a candidate are cut.
+        chat: Whether a prompt is the user's turn of the model's own chat template.
+        rows: Most candidates that go through the model at a time, at least 1.
+        kept_pictures: Features of how many pictures are kept, at least 1.
+        share_prefix: Whether what prompts share is computed once; scores are the same either way.
+
+    Raises:
+        UserError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        base: str = "embedded",
+        loading: Loading = Loading(),  # noqa: B008 - frozen, as all defaults here
+        pictures: PictureOptions = PictureOptions(),  # noqa: B008
+        prompts: Path | None = None,
+        answers: tuple[str, str] = ("True", "False"),
+        max_text_tokens: int = 256,
+        chat: bool = True,
+        rows: int = 16,
+        kept_pictures: int = 1024,
+        share_prefix: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("max_text_tokens", max_text_tokens),
+            ("rows", rows),
+            ("kept_pictures", kept_pictures),
+        ):
+            if value < 1:
+                raise UserError(f"reranker.{name} {value}: must be at least 1")
+        if loading.language_model is not None:
+            raise UserError("reranker.loading.language_model: a reranker answers with its own language model")
+        self.base, self.loading, self.pictures = base, loading, pictures
+        self.prompts = RerankPrompts(prompts)
+        self.answers, self.max_text_tokens, self.chat = answers, max_text_tokens, chat
+        self.rows, self.kept_pictures, self.share_prefix = rows, kept_pictures, share_prefix
+        self.model: Any = None
+
+    def load(self) -> None:
+        """Read the model; does nothing the second time.
+
+        Raises:
+            UserError: If it cannot be loaded as it should, or an answer is not one token.
+        """
+        if self.model is not None:
+            return
+        check_attention(self._config, self.family, self.loading, bidirectional=False)
+        self.answer_ids  # noqa: B018 - an unusable answer is an error before the weights are read
+        self.model = load_model(self.base, self.loading, (self.family.vision_tower, *self.family.projectors))
+        self.model.requires_grad_(False).eval()
+
+    @cached_property
+    def family(self) -> Family:
+        """What is to know of the model's family."""
+        return family_of(self._config, self.loading.parts)
+
+    @cached_property
+    def answer_ids(self) -> tuple[int, int]:
+        """The tokens of the two answers.
+
+        Raises:
+            UserError: If one is several tokens, or both are the same.
+        """
+        first, second = (self._answer_id(answer) for answer in self.answers)
+        if first == second:
+            raise UserError(f"reranker.answers {self.answers}: are the same token to {self.base!r}")
+        return first, second
+
+    def _answer_id(self, answer: str) -> int:
+        tokenizer = self._processor.tokenizer
+        # A blank stands before an answer, unless the prompt ends with one or with a new line.
+        blank = bool(self._frame.after) and not self._frame.after[-1].isspace()
+        forms = [f" {answer}", answer] if blank else [answer]
+        found = [tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
+        single = [ids[0] for ids in found if len(ids) == 1]
+        if not single:
+            spelled = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(found[0])))
+            raise UserError(
+                f"reranker.answers {answer!r}: are the tokens {spelled} to {self.base!r}; choose a word that "
+                "is one token, as Yes and No"
+            )
+        return int(single[0])
+
+    def pairs(self, query: Query, candidates: Sequence[Candidate], task: str) -> Pairs:
+        """Write the prompts of a query with K candidates.
+
+        Args:
+            query: The query.
+            candidates: At least one.
+            task: The dataset-task, which chooses the prompt.
+        """
+        return self._pair_processor(self.prompts.of(task), query, candidates)
+
+    @torch.inference_mode()
+    def score(self, query: Query, candidates: Sequence[Candidate], task: str = "") -> Tensor:
+        """Score candidates of a query.
+
+        Args:
+            query: The query, of any modality.
+            candidates: K candidates, of any modalities.
+            task: The dataset-task, which chooses the prompt, as ``cirr_task7``.
+
+        Returns:
+            Probability of the first answer, float32 on the CPU, ``(K,)``.
+        """
+        if not candidates:
+            return torch.zeros(0)
+        self.load()
+        states = last_states(self.model.model, self.family, self.pairs(query, candidates, task), self.rows)
+        return self._logits(states).softmax(dim=1)[:, 0].float().cpu()
+
+    def _logits(self, states: Tensor) -> Tensor:
+        """Logits of the two answers, ``(K, 2)``, in single precision."""
+        head = self.model.get_output_embeddings()
+        ids = list(self.answer_ids)
+        bias = None if getattr(head, "bias", None) is None else head.bias[ids]
+        logits = functional.linear(states, head.weight[ids], bias).float()
+        cap = getattr(self._config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @cached_property
+    def _pair_processor(self) -> PairProcessor:
+        processor = self._processor
+        placeholder, image_token = check_tokens(self.base, processor, self.family, self._config)
+        max_pixels = None if self.family.multimodal_rope else self.pictures.max_pixels
+        prepare = picture_processor(processor, self.family, self._config, image_token, self.pictures)
+        bank = PictureBank(
+            self.model.model, self.family, prepare, image_token, max_pixels, self.kept_pictures
+        )
+        return PairProcessor(
+            tokenizer=processor.tokenizer,
+            bank=bank,
+            markup=self.family.markup.format(image=getattr(processor, self.family.placeholder)),
+            placeholder_id=placeholder,
+            image_token_id=image_token,
+            frame=self._frame,
+            max_text_tokens=self.max_text_tokens,
+            opening=[processor.tokenizer.bos_token_id] if self.family.bare else [],
+            share=self.share_prefix and can_share(self.family),
+        )
+
+    @cached_property
+    def _frame(self) -> Frame:
+        return chat_frame(self._processor) if self.chat else Frame()
+
+    def score_hash(self, task: str) -> str:
+        """Return a hex digest of all that decides the scores of a task: weights, prompt and settings."""
+        base = fingerprint(model_folder(resolve(self.base), self.loading.revision))
+        facts = (base, self.prompts.of(task), self.answers, self.max_text_tokens, self.chat)
+        settings = (self.pictures, self.loading.dtype, self.loading.language_model)
+        return blake2b(repr((*facts, *settings)).encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _config(self) -> Any:  # noqa: ANN401
+        return load_config(self.base, self.loading)
+
+    @cached_property
+    def _processor(self) -> Any:  # noqa: ANN401
+        return load_processor(self.base, self.loading, self.pictures.backend)
