@@ -12,6 +12,7 @@ from callbacks.mining_schedule import MiningSchedule, RoundSubset
 from callbacks.model_soup import ModelSoup
 from callbacks.negatives_gallery import NegativesGallery
 from callbacks.rank_watch import RankWatch
+from callbacks.rerank_writer import RerankWriter
 from callbacks.resume_checkpoint import ResumeCheckpoint
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from callbacks.retrieval_gallery import RetrievalGallery
@@ -32,6 +33,7 @@ __all__ = [
     "ModelSoup",
     "NegativesGallery",
     "RankWatch",
+    "RerankWriter",
     "ResumeCheckpoint",
     "RetrievalEvaluation",
     "RetrievalGallery",

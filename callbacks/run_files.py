@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,18 @@ def write_qrels(path: Path, asked: Rows, pool: Rows, queries: QuerySet) -> None:
             inside = np.isin(rows, pool)
             known = zip(ids[rows[inside]].astype(str), queries.grades(query)[first][inside], strict=True)
             file.writelines(f"{queries.ids[query]} 0 {did} {grade}\n" for did, grade in known)
+
+
+def write_qrels_of(path: Path, judged: Mapping[str, Mapping[str, int]]) -> None:
+    """Write judgements.
+
+    Args:
+        path: Where to.
+        judged: Query id → candidate id → relevance.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        for query, grades in judged.items():
+            file.writelines(f"{query} 0 {candidate} {grade}\n" for candidate, grade in grades.items())
 
 
 def strictly_falling(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from data_modules.continual import ContinualTextDataModule
     from data_modules.embedded import EmbeddedDataModule
     from data_modules.mbeir import MBEIRDataModule
+    from data_modules.reranking import RerankDataModule
     from data_modules.retrieval import RetrievalDataModule
     from data_modules.synthetic.pretraining import DialogueDataModule
     from data_modules.text_sets import TextSets
@@ -18,6 +19,7 @@ __all__ = [
     "DialogueDataModule",
     "EmbeddedDataModule",
     "MBEIRDataModule",
+    "RerankDataModule",
     "RetrievalDataModule",
     "TextSets",
 ]
@@ -27,6 +29,7 @@ _MODULES = {
     "DialogueDataModule": "data_modules.synthetic.pretraining",
     "EmbeddedDataModule": "data_modules.embedded",
     "MBEIRDataModule": "data_modules.mbeir",
+    "RerankDataModule": "data_modules.reranking",
     "RetrievalDataModule": "data_modules.retrieval",
     "TextSets": "data_modules.text_sets",
 }

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mmretrieval.loss import InfoNCE, Matryoshka
     from mmretrieval.module import UniversalRetriever
     from mmretrieval.pretraining import GenerativePretraining
+    from mmretrieval.rerank.module import Reranking
+    from mmretrieval.rerank.zero_shot import ZeroShotReranker
     from mmretrieval.retriever import Retriever
     from mmretrieval.schedules import WarmupCosine
     from mmretrieval.sharding import ShardedStrategy
@@ -28,10 +30,12 @@ __all__ = [
     "Matryoshka",
     "Modality",
     "Query",
+    "Reranking",
     "Retriever",
     "ShardedStrategy",
     "UniversalRetriever",
     "WarmupCosine",
+    "ZeroShotReranker",
 ]
 
 _MODULES = {
@@ -45,10 +49,12 @@ _MODULES = {
     "Matryoshka": "mmretrieval.loss",
     "Modality": "mmretrieval.content",
     "Query": "mmretrieval.content",
+    "Reranking": "mmretrieval.rerank.module",
     "Retriever": "mmretrieval.retriever",
     "ShardedStrategy": "mmretrieval.sharding",
     "UniversalRetriever": "mmretrieval.module",
     "WarmupCosine": "mmretrieval.schedules",
+    "ZeroShotReranker": "mmretrieval.rerank.zero_shot",
 }
 
 

@@ -100,7 +100,7 @@ def measure(path: Path, qrels: Mapping[str, Mapping[str, int]], what: Measure, o
     """
     values: dict[str, float] = {}
     unjudged = 0
-    for query, ranked in read_run(path, order):
+    for query, ranked, _ in read_run(path, order):
         judged = qrels.get(query, {})
         if any(relevance > 0 for relevance in judged.values()):
             values[query] = what.of(ranked, judged)

@@ -28,10 +28,17 @@ Qrels = dict[str, dict[str, int]]
 
 
 class RankedList(NamedTuple):
-    """What was found for a query, best first."""
+    """What was found for a query, best first.
+
+    Args:
+        query: The query's id.
+        candidates: Ids.
+        scores: The run's scores.
+    """
 
     query: str
     candidates: list[str]
+    scores: list[float]
 
 
 class _Found(NamedTuple):
@@ -82,7 +89,7 @@ def read_run(path: Path, order: Order = "score") -> Iterator[RankedList]:
             )
         if parts[0] != query:
             if found:
-                yield RankedList(query, _ranked(path, found, order))
+                yield _listed(query, _ranked(path, found, order))
             query, found = parts[0], []
             if query in seen:
                 raise UserError(f"{path}:{number}: query {query!r} occurs again; sort the lines by query")
@@ -94,7 +101,7 @@ def read_run(path: Path, order: Order = "score") -> Iterator[RankedList]:
             )
     if not found:
         raise UserError(f"{path}: holds no ranked list")
-    yield RankedList(query, _ranked(path, found, order))
+    yield _listed(query, _ranked(path, found, order))
 
 
 def _parsed(where: str, parts: list[str], line: int) -> _Found:
@@ -114,7 +121,11 @@ def _integer(where: str, name: str, text: str) -> int:
         raise UserError(f"{where}: {name} is {text!r:.40}; write an integer") from None
 
 
-def _ranked(path: Path, found: list[_Found], order: Order) -> list[str]:
+def _listed(query: str, ranked: list[_Found]) -> RankedList:
+    return RankedList(query, [one.candidate for one in ranked], [one.score for one in ranked])
+
+
+def _ranked(path: Path, found: list[_Found], order: Order) -> list[_Found]:
     key = {one.candidate: one for one in found}
     if len(key) < len(found):
         twice = next(one for one in found if key[one.candidate] is not one)
@@ -124,13 +135,14 @@ def _ranked(path: Path, found: list[_Found], order: Order) -> list[str]:
     if order == "score":
         with np.errstate(over="ignore"):
             scores = np.array([one.score for one in found], np.float32).tolist()
-        pairs = sorted(zip(scores, (one.candidate for one in found), strict=True), reverse=True)
-        return [candidate for _, candidate in pairs]
+        rounded = zip(scores, found, strict=True)
+        pairs = sorted(rounded, key=lambda pair: (pair[0], pair[1].candidate), reverse=True)
+        return [one for _, one in pairs]
     by_rank = sorted(found, key=lambda one: one.rank)
     for before, after in pairwise(by_rank):
         if before.rank == after.rank:
             raise UserError(f"{path}:{after.line}: rank {after.rank} was taken before; use order 'score'")
-    return [one.candidate for one in by_rank]
+    return by_rank
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -69,7 +69,7 @@ def _check_fields(prompt: str, where: str) -> None:
     except ValueError as error:
         raise UserError(f"{where}: {error}; write {{{{ and }}}} for braces") from error
     names = [name for name, _, _ in fields if name is not None]
-    if unknown := sorted({*names} - _FIELDS) or [name for name, *more in fields if any(more)]:
+    if unknown := sorted({*names} - _FIELDS) or [str(name) for name, *more in fields if any(more)]:
         raise UserError(f"{where}: has {{{unknown[0]}}}; there are {', '.join(sorted(_FIELDS))}")
     for name in ("query", "candidate"):
         if names.count(name) != 1:

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from mmretrieval.errors import UserError
-from mmretrieval.tools import compare, conversion, data, doctor, mining, mteb_tasks, original_ids
+from mmretrieval.tools import compare, conversion, data, doctor, mining, mteb_tasks, original_ids, reranking
 
 COMMANDS: dict[str, Any] = {
     "data": {
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Any] = {
     },
     "mine": mining.mine,
     "compare": compare.compare,
+    "rerank": reranking.rerank,
     "mteb": mteb_tasks.mteb,
 }
 """Sub-commands: names to functions, whose annotations and docstrings make the arguments and their help."""
