@@ -98,6 +98,11 @@ SHAPES = {
             "projection_dim": 768,
         },
     ),
+    "small": qwen2_vl(
+        sizes(512, 8, 8, 2, 1536, 8192),
+        {"depth": 4, "embed_dim": 256, "hidden_size": 512, "num_heads": 4, "mlp_ratio": 4},
+        (16, 16),
+    ),
     "tiny": qwen2_vl(
         sizes(64, 2, 4, 2, 128, 512),
         {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 4},
@@ -106,16 +111,22 @@ SHAPES = {
 }
 
 
-def make_encoder(shape: Shape, device: torch.device, *, checkpointing: bool) -> MLLMEncoder:
-    """An encoder of random weights, with the paper's adapters."""
+def make_model(shape: Shape, device: torch.device) -> Any:  # noqa: ANN401 - transformers' models are untyped
+    """A whole model of random weights: in bfloat16 on a GPU, in single precision on a CPU."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     config = AutoConfig.for_model(
         shape.model_type, vision_config=shape.vision, text_config=shape.text, **shape.more
     )
     with torch.device(device):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    core, family = model.model, FAMILIES[shape.model_type]
-    core.config.dtype = dtype
+    model.model.config.dtype = dtype
+    return model
+
+
+def make_encoder(shape: Shape, device: torch.device, *, checkpointing: bool) -> MLLMEncoder:
+    """An encoder of random weights, with the paper's adapters."""
+    model = make_model(shape, device)
+    core, family, config, dtype = model.model, FAMILIES[shape.model_type], model.config, model.dtype
     prepare(core, family, LoRA(), TrainedParts())
     if checkpointing:
         checkpoint_activations(core, family)

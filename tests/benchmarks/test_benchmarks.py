@@ -67,3 +67,13 @@ def test_poolings_are_compared_over_seeds(monkeypatch, tmp_path):
     run(monkeypatch, "pooling.py", *options, "--out", tmp_path / "runs", "--json", out)
     (measures,) = json.loads(out.read_text())["runs"]["mean_bidirectional"]
     assert 0 <= measures["hit@1"] <= measures["hit@5"] <= 1
+
+
+def test_reranking_is_timed_beside_what_is_common(monkeypatch, tmp_path):
+    out = tmp_path / "rerank.json"
+    options = ["--shape", "tiny", "--query-tokens", 40, "--candidate-tokens", 8, "--count", 3, "--repeats", 1]
+    run(monkeypatch, "rerank.py", *options, "--json", out)
+    (result,) = json.loads(out.read_text())["results"]
+    assert result["bound"] == pytest.approx(3 * 48 / (40 + 3 * 8))
+    assert set(result["seconds"]) == {"shared prefix", "nothing shared", "a pass a pair", "generate"}
+    assert max(result["distance"].values()) < 1e-5
