@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 from typing_extensions import override
 
 from callbacks.adapter_checkpoint import replaced_directory
-from data_modules.synthetic.dialogues import Turn
+from data_modules.synthetic.dialogues import FURTHER, PICTURE, Dialogue, Turn
 from data_modules.synthetic.pretraining import DialogueDataModule
-from mmretrieval.encoder.small_mllm import ASSISTANT, IMAGE, USER
+from mmretrieval.encoder.small_mllm import ASSISTANT, USER
 from mmretrieval.pretraining import GenerativePretraining
 
-Question = tuple[tuple[Image.Image, ...], Turn]
+Question = tuple[Dialogue, Turn]
 
 
 class GenerativeEvaluation(Callback):
@@ -73,10 +73,13 @@ class GenerativeEvaluation(Callback):
     ) -> dict[str, tuple[float, int]]:
         """Return the share of right answers and the number of questions, by kind of answer."""
         questions: list[Question] = [
-            (dialogue.images, turn) for dialogue in data.held_out(count) for turn in dialogue.turns
+            (_without_further(dialogue, turn), turn)
+            for dialogue in data.held_out(count)
+            for turn in dialogue.turns
+            if not turn.kind.endswith(FURTHER)
         ]
         # Pictures and texts apart, and by kind, so that prompts of a batch are about equally long.
-        questions.sort(key=lambda question: (len(question[0]), question[1].kind))
+        questions.sort(key=lambda question: (len(question[0].images), question[1].kind))
         module.eval()
         right, asked = Counter[str](), Counter[str]()
         starts = range(0, len(questions), self.batch_size)
@@ -90,9 +93,8 @@ class GenerativeEvaluation(Callback):
     def _answers(
         self, module: GenerativePretraining, data: DialogueDataModule, questions: Sequence[Question]
     ) -> list[str]:
-        picture = f"{IMAGE}\n"
-        texts = [f"{USER}{picture * len(shown)}{turn.prompt}{ASSISTANT}" for shown, turn in questions]
-        images = [image for pictures, _ in questions for image in pictures]
+        texts = [f"{USER}{dialogue.opening(turn)}{ASSISTANT}" for dialogue, turn in questions]
+        images = [image for dialogue, _ in questions for image in dialogue.images]
         inputs = data.processor(
             text=texts, images=images or None, padding=True, padding_side="left", return_tensors="pt"
         ).to(module.device)
@@ -129,6 +131,12 @@ class GenerativeEvaluation(Callback):
         )
 
 
+def _without_further(dialogue: Dialogue, turn: Turn) -> Dialogue:
+    """The dialogue without the pictures of turns that are not asked."""
+    shown = turn.prompt.count(PICTURE)
+    return replace(dialogue, images=dialogue.images[:shown]) if shown else dialogue
+
+
 _CARD = """# The small MLLM that ships
 
 A LLaVA-NeXT (transformers' `LlavaNextForConditionalGeneration`) of {parameters:.2f} M parameters that knows
@@ -139,8 +147,10 @@ no general model.
 Made by `lightning fit -c configs/pretrain_small_mllm.yaml` from random weights: {steps} steps of {batch}
 dialogues, seed {seed}, every {tiled}th batch with any-resolution tiles, the others with whole pictures.
 Captions, questions (colour, shape, size, place, count, background, relation), rewriting of texts, portraits
-of single objects, and True/False matching of picture and text, two pictures, two texts; the first
-{captioning} steps show captions, portraits and rewriting only. Loss on the answers' tokens only.
+of single objects, what a change makes of a picture, and True/False: matching of picture and text, two
+pictures, two texts, and queries with candidates of the embedded benchmark's kinds in the reranker's prompts;
+the first {captioning} steps show captions, portraits and rewriting only. Loss on the answers' tokens only. No
+scene and no fact of the embedded benchmark's test split is ever shown.
 
 Last training loss {train_loss:.4f}. On held-out scenes, half of which show (colour, shape) pairs that
 training never did: loss {val_loss:.4f}, token accuracy {val_accuracy:.4f}. Share of held-out answers that are

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from data_modules.formats.mbeir import MBEIRWriter
 from data_modules.formats.records import DataError
@@ -81,6 +82,22 @@ def write_benchmark(out: Path, *, seed: int = 0, size: int = DEFAULT_SIZE, progr
                 bar.update(job, completed=done + split.queries)
             split.close()
             done += split.queries
+
+
+def scenes_of_test(seed: int = 0, size: int = DEFAULT_SIZE) -> frozenset[int]:
+    """Return the signatures of all scenes of the test split, which takes some seconds.
+
+    Args:
+        seed: Of the benchmark.
+        size: Of the benchmark.
+    """
+    plan, registry = plans(size)[0], SceneRegistry()
+    with TemporaryDirectory() as folder, MBEIRWriter(Path(folder, "test")) as writer:
+        split = SplitWriter(writer, plan.split, Counter(), random.Random(f"{seed}/{plan.split}/mixture"))
+        for _ in _write_split(split, registry, facts_of_splits(seed)[plan.split], plan, seed):
+            pass
+        split.close()
+    return registry.scenes
 
 
 def _write_split(

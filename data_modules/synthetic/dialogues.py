@@ -9,13 +9,17 @@ from typing import NamedTuple
 from PIL import Image
 
 from data_modules.synthetic.drawing import draw_entity, draw_scene
+from data_modules.synthetic.judgements import JudgementSampler
 from data_modules.synthetic.scenes import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneSampler
-from data_modules.synthetic.texts import canonical_caption, caption, passage, questions
+from data_modules.synthetic.texts import canonical_caption, caption, change_text, passage, questions
+from mmretrieval.content import Content
+from mmretrieval.rerank.prompts import RerankPrompts
 
 CAPTION_PROMPT = "Describe the picture."
 CAPTION_PROMPTS = (CAPTION_PROMPT, "What does the picture show?", "Give a caption.")
+CHANGE_PROMPT = "Describe the picture after the change."
 REWRITE_PROMPT = "Rewrite as a plain description."
-TRUE_OR_FALSE = "True or False"
+_PROMPTS = RerankPrompts()
 MATCH_PROMPTS = (
     "Does the picture match the text? True or False",
     "Does the above daily-life image match the caption? True or False",
@@ -25,8 +29,19 @@ SAME_PICTURES_PROMPTS = ("Do both pictures show the same? True or False",)
 SAME_TEXTS_PROMPTS = ("Do both texts say the same? True or False",)
 
 
+PICTURE = "<image>"
+"""What a prompt shows in a picture's place."""
+
+
+FURTHER = ", further"
+"""How kinds of turns end that are understood only after the turns before."""
+
+
 class Turn(NamedTuple):
-    """A prompt, its answer, and what the answer is about (for accuracies by kind)."""
+    """A prompt, its answer, and what the answer is about (for accuracies by kind).
+
+    A prompt may say where pictures stand; if the first does not, all stand before it.
+    """
 
     prompt: str
     answer: str
@@ -35,10 +50,22 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Pictures, shown before the first prompt, and turns about them."""
+    """Pictures, shown with the first prompt, and turns about them."""
 
     images: tuple[Image.Image, ...]
     turns: tuple[Turn, ...]
+
+    def opening(self, turn: Turn) -> str:
+        """The prompt of a turn with all pictures, as for a dialogue that begins with it."""
+        marks = "" if PICTURE in turn.prompt else f"{PICTURE}\n" * len(self.images)
+        return marks + turn.prompt
+
+
+def _said(content: Content) -> str:
+    """A content within a prompt, as :class:`mmretrieval.ZeroShotReranker` writes it."""
+    if content.image is None:
+        return content.text or ""
+    return f"{PICTURE}\n{content.text}" if content.text else PICTURE
 
 
 class DialogueSampler:
@@ -47,12 +74,14 @@ class DialogueSampler:
     Args:
         rng: Source of randomness.
         held_out: Whether scenes show held-out pairs, as in ``SceneSampler``.
+        excluded: Signatures of scenes that are never drawn.
     """
 
-    def __init__(self, rng: random.Random, *, held_out: bool) -> None:
+    def __init__(self, rng: random.Random, *, held_out: bool, excluded: frozenset[int] = frozenset()) -> None:
         self._rng = rng
         self._held_out = held_out
-        self._scenes = SceneSampler(rng, held_out=held_out)
+        self._scenes = SceneSampler(rng, held_out=held_out, excluded=excluded)
+        self._judgements = JudgementSampler(rng, self._scenes, held_out=held_out)
 
     def dialogue(self) -> Dialogue:
         """Draw a dialogue of any kind."""
@@ -63,8 +92,10 @@ class DialogueSampler:
             self.compared_pictures,
             self.compared_texts,
             self.portrait,
+            self.judged,
+            self.changed,
         )
-        return self._rng.choices(kinds, weights=(36, 36, 8, 10, 5, 5))[0]()
+        return self._rng.choices(kinds, weights=(14, 18, 4, 5, 3, 4, 42, 10))[0]()
 
     def first_dialogue(self) -> Dialogue:
         """Draw a dialogue that teaches to see: a caption or a portrait, or a text to be rewritten."""
@@ -120,6 +151,33 @@ class DialogueSampler:
         colour, shape = rng.choice(pairs)
         picture = draw_entity(colour, shape, rng.getrandbits(32))
         return Dialogue((picture,), (Turn("What is this?", f"{colour} {shape}", "portrait"),))
+
+    def judged(self) -> Dialogue:
+        """A query and candidates of the benchmark's kinds, as a reranker asks; and what a picture shows."""
+        asked = self._judgements.judgement()
+        prompt, query = _PROMPTS.of(asked.task), _said(asked.query)
+        kind, further = f"judgement, {asked.task}", f"judgement, {asked.task}{FURTHER}"
+        turns = []
+        for number, (candidate, right) in enumerate(asked.candidates):
+            # The first prompt is a reranker's; the others are its end, from where the candidate stands.
+            words = prompt if not number else prompt.partition("{query}")[2]
+            text = words.format(query=query, candidate=_said(candidate), instruction="").strip("\n")
+            turns.append(Turn(text, str(right), further if number else kind))
+        if asked.shown is not None:
+            which = "first" if asked.query.image is not None else "last"
+            turns.append(
+                Turn(f"Describe the {which} picture.", canonical_caption(asked.shown), f"caption{FURTHER}")
+            )
+        contents = [asked.query, *(candidate.content for candidate in asked.candidates)]
+        return Dialogue(tuple(c.image for c in contents if c.image is not None), tuple(turns))
+
+    def changed(self) -> Dialogue:
+        """A picture, a change, and the caption of what results."""
+        before = self._scenes.scene()
+        after = self._scenes.variant(before)
+        text = change_text(before, after, self._rng)
+        turn = Turn(f"{text}\n{CHANGE_PROMPT}", canonical_caption(after), "change")
+        return Dialogue((self._picture(before),), (turn,))
 
     def _match(self, scene: Scene) -> Turn:
         other, same = self._same_or_other(scene)

@@ -7,29 +7,9 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 
 from data_modules.synthetic.inquiries import Inquiry, draw_inquiries
-from data_modules.synthetic.scenes import (
-    BACKGROUNDS,
-    COLOURS,
-    COUNTS,
-    PLACES,
-    SHAPES,
-    SIZES,
-    Scene,
-    SceneSampler,
-)
+from data_modules.synthetic.scenes import Scene, SceneSampler, signature
 
 _TRIES = 200
-_GROUP_CODES = 1 + len(SHAPES) * len(COLOURS) * len(SIZES) * len(COUNTS)
-
-
-def signature(scene: Scene) -> int:
-    """Return an integer that two scenes share iff all their facts are equal."""
-    total = 0
-    for group in scene.groups:
-        code = SHAPES.index(group.shape) * len(COLOURS) + COLOURS.index(group.colour)
-        code = (code * len(SIZES) + SIZES.index(group.size)) * len(COUNTS) + COUNTS.index(group.count)
-        total += (code + 1) * _GROUP_CODES ** PLACES.index(group.place)
-    return total * len(BACKGROUNDS) + BACKGROUNDS.index(scene.background)
 
 
 class SceneRegistry:
@@ -43,6 +23,11 @@ class SceneRegistry:
         self._scenes: set[int] = set()
         self._pairs: set[int] = set()  # two groups on a background, of all scenes
         self._asked: set[int] = set()  # those that fit a question
+
+    @property
+    def scenes(self) -> frozenset[int]:
+        """The signatures of all scenes."""
+        return frozenset(self._scenes)
 
     def claim(self, scene: Scene, inquiries: Sequence[Inquiry] = ()) -> bool:
         """Take a scene and ask about it, unless it is taken or a question would fit two scenes."""

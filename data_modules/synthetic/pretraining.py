@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning import LightningDataModule
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 
+from data_modules.retrieval import ResumableDataLoader
+from data_modules.synthetic.benchmark import scenes_of_test
 from data_modules.synthetic.dialogues import Dialogue, DialogueSampler
 from mmretrieval.batches import EncoderInputs, GenerativeBatch
 from mmretrieval.encoder.families import FAMILIES
@@ -36,32 +39,46 @@ class DialogueDataset(Dataset[tuple[Dialogue, bool]]):
         seed: Seed of the split.
         held_out: Whether scenes show held-out pairs.
         first: How many dialogues at the start only teach to see, so that guessing is not learnt first.
+        excluded: Signatures of scenes that are never shown.
     """
 
-    def __init__(self, seed: int, *, held_out: bool, first: int = 0) -> None:
+    def __init__(
+        self, seed: int, *, held_out: bool, first: int = 0, excluded: frozenset[int] = frozenset()
+    ) -> None:
         self._seed = seed
         self._held_out = held_out
         self._first = first
+        self._excluded = excluded
 
     def __getitem__(self, item: Item) -> tuple[Dialogue, bool]:
         index, tiled = item
-        sampler = DialogueSampler(random.Random(f"{self._seed}/{index}"), held_out=self._held_out)
+        rng = random.Random(f"{self._seed}/{index}")
+        sampler = DialogueSampler(rng, held_out=self._held_out, excluded=self._excluded)
         return sampler.first_dialogue() if index < self._first else sampler.dialogue(), tiled
 
 
 class DialogueBatches(Sampler[list[Item]]):
-    """Consecutive dialogues; every ``tiled_every``-th batch shows its pictures as any-resolution tiles."""
+    """Consecutive dialogues; every ``tiled_every``-th batch shows its pictures as any-resolution tiles.
 
-    def __init__(self, batches: int, batch_size: int, tiled_every: int) -> None:
+    Args:
+        batches: How many there are.
+        batch_size: Dialogues of each.
+        tiled_every: At least 1.
+        first: The batch to begin with, once.
+    """
+
+    def __init__(self, batches: int, batch_size: int, tiled_every: int, first: int = 0) -> None:
         self._batches = batches
         self._batch_size = batch_size
         self._tiled_every = tiled_every
+        self._first = first
 
     def __len__(self) -> int:
         return self._batches
 
     def __iter__(self) -> Iterator[list[Item]]:
-        for batch in range(self._batches):
+        first, self._first = self._first, 0
+        for batch in range(first, self._batches):
             tiled = batch % self._tiled_every == self._tiled_every - 1
             start = batch * self._batch_size
             yield [(index, tiled) for index in range(start, start + self._batch_size)]
@@ -108,19 +125,22 @@ class DialogueCollator:
 
     def _tokens(self, dialogue: Dialogue, image_tokens: list[int]) -> tuple[list[int], list[int]]:
         tokenizer = self._processor.tokenizer
-        pictures = "".join(f"{IMAGE * tokens}\n" for tokens in image_tokens)
+        counts = iter(image_tokens)
         ids, labels = [tokenizer.bos_token_id], [IGNORED]
-        for turn in dialogue.turns:
-            said = (f"{USER}{pictures}{turn.prompt}{ASSISTANT}", f" {turn.answer}{tokenizer.eos_token}")
+        for number, turn in enumerate(dialogue.turns):
+            asked = turn.prompt if number else dialogue.opening(turn)
+            shown = re.sub(IMAGE, lambda _: IMAGE * next(counts), asked)
+            said = (f"{USER}{shown}{ASSISTANT}", f" {turn.answer}{tokenizer.eos_token}")
             prompt, answer = tokenizer(list(said), add_special_tokens=False).input_ids
             ids += prompt + answer
             labels += [IGNORED] * len(prompt) + answer
-            pictures = ""
         return ids, labels
 
 
 class DialogueDataModule(LightningDataModule):
     """Dialogues about drawn scenes: training, and validation with scenes of held-out (colour, shape) pairs.
+
+    Training never shows a scene of the default benchmark's test split, nor names a fact of it.
 
     Args:
         architecture: Sizes of the model, which fix its tokenizer and processor.
@@ -137,8 +157,8 @@ class DialogueDataModule(LightningDataModule):
         self,
         architecture: SmallMLLM | None = None,
         batch_size: int = 32,
-        steps: int = 5000,
-        captioning_steps: int = 2400,
+        steps: int = 10000,
+        captioning_steps: int = 3500,
         validation_batches: int = 4,
         tiled_every: int = 5,
         num_workers: int = 1,
@@ -153,6 +173,7 @@ class DialogueDataModule(LightningDataModule):
         self.tiled_every = tiled_every
         self.num_workers = num_workers
         self.seed = seed
+        self._done = 0  # batches of a run that is resumed
         self.tokenizer: PreTrainedTokenizerFast
         self.processor: LlavaNextProcessor
 
@@ -165,7 +186,9 @@ class DialogueDataModule(LightningDataModule):
         """Return the training stream."""
         rank = self.trainer.global_rank if self.trainer is not None else 0
         first = self.captioning_steps * self.batch_size
-        return self._loader(DialogueDataset(self.seed + rank, held_out=False, first=first), self.steps)
+        excluded = scenes_of_test()
+        dataset = DialogueDataset(self.seed + rank, held_out=False, first=first, excluded=excluded)
+        return self._loader(dataset, self.steps, self._done)
 
     def val_dataloader(self) -> DataLoader[GenerativeBatch]:
         """Return the validation stream, the same each time."""
@@ -176,10 +199,21 @@ class DialogueDataModule(LightningDataModule):
         dataset = DialogueDataset(-1 - self.seed, held_out=True)
         return [dataset[index, False][0] for index in range(count)]
 
-    def _loader(self, dataset: DialogueDataset, batches: int) -> DataLoader[GenerativeBatch]:
-        loader = DataLoader(
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many batches were trained on."""
+        if self.trainer is None:
+            return {}
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return {"batches": batches.processed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue behind the batches that a run has trained on."""
+        self._done = int(state_dict.get("batches", 0))
+
+    def _loader(self, dataset: DialogueDataset, batches: int, first: int = 0) -> DataLoader[GenerativeBatch]:
+        loader = ResumableDataLoader(
             dataset,
-            batch_sampler=DialogueBatches(batches, self.batch_size, self.tiled_every),
+            batch_sampler=DialogueBatches(batches, self.batch_size, self.tiled_every, first),
             collate_fn=DialogueCollator(self.processor),
             num_workers=self.num_workers,
         )

@@ -18,6 +18,8 @@ BACKGROUNDS = ("white", "gray", "pink", "cyan", "beige", "mint")
 HELD_OUT_PAIRS = frozenset((colour, SHAPES[(3 * i + 1) % len(SHAPES)]) for i, colour in enumerate(COLOURS))
 """(colour, shape) pairs that neither pre-training nor any training split ever shows: one for each colour."""
 
+_GROUP_CODES = 1 + len(SHAPES) * len(COLOURS) * len(SIZES) * len(COUNTS)
+
 Attribute = Literal["shape", "colour", "size", "count", "place", "background"]
 ATTRIBUTES: tuple[Attribute, ...] = get_args(Attribute)
 
@@ -84,6 +86,16 @@ class Scene:
         return any(group.pair in HELD_OUT_PAIRS for group in self.groups)
 
 
+def signature(scene: Scene) -> int:
+    """Return an integer that two scenes share iff all their facts are equal."""
+    total = 0
+    for group in scene.groups:
+        code = SHAPES.index(group.shape) * len(COLOURS) + COLOURS.index(group.colour)
+        code = (code * len(SIZES) + SIZES.index(group.size)) * len(COUNTS) + COUNTS.index(group.count)
+        total += (code + 1) * _GROUP_CODES ** PLACES.index(group.place)
+    return total * len(BACKGROUNDS) + BACKGROUNDS.index(scene.background)
+
+
 def with_group(scene: Scene, old: Group, new: Group) -> Scene:
     """Return the scene with one group put in another's stead."""
     return dataclasses.replace(scene, groups=tuple(new if g == old else g for g in scene.groups))
@@ -116,11 +128,13 @@ class SceneSampler:
         rng: Source of randomness; equal generators give equal scenes.
         held_out: Whether scenes show held-out pairs: ``False`` never (training), ``True`` in about every
             second scene (test).
+        excluded: Signatures of scenes that are never drawn.
     """
 
-    def __init__(self, rng: random.Random, *, held_out: bool) -> None:
+    def __init__(self, rng: random.Random, *, held_out: bool, excluded: frozenset[int] = frozenset()) -> None:
         self._rng = rng
         self._held_out = held_out
+        self._excluded = excluded
 
     def scene(self, n_groups: int | None = None) -> Scene:
         """Draw a scene with ``n_groups`` groups (1 to 3, drawn when ``None``)."""
@@ -173,4 +187,6 @@ class SceneSampler:
         return with_group(scene, group, dataclasses.replace(group, colour=colour, shape=shape))
 
     def _allowed(self, scene: Scene) -> bool:
-        return scene.is_consistent and (self._held_out or not scene.has_held_out_pair)
+        if not scene.is_consistent or (scene.has_held_out_pair and not self._held_out):
+            return False
+        return not self._excluded or signature(scene) not in self._excluded

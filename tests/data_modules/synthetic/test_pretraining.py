@@ -63,9 +63,11 @@ def test_the_first_dialogues_only_teach_to_see():
     dataset = DialogueDataset(0, held_out=False, first=40)
     kinds = Counter(turn.kind for index in range(40) for turn in dataset[index, False][0].turns)
     assert set(kinds) <= {"caption", "portrait", "rewriting"}
-    later = Counter(turn.kind for index in range(40, 140) for turn in dataset[index, False][0].turns)
+    later = Counter(turn.kind for index in range(40, 340) for turn in dataset[index, False][0].turns)
     asked = {"colour", "shape", "size", "place", "count", "background", "relation"}
-    assert asked | {"image-text match", "image-image match", "text-text match", "caption"} <= set(later)
+    asked |= {"image-text match", "image-image match", "text-text match", "caption", "change"}
+    assert asked <= set(later)
+    assert {f"judgement, task{number}" for number in (0, 1, 2, 3, 4, 6, 7, 8)} <= set(later)
 
 
 def test_training_never_names_a_held_out_pair():
@@ -89,3 +91,25 @@ def test_matching_answers_are_balanced():
     answers = Counter(sampler.compared_pictures().turns[0].answer for _ in range(300))
     assert set(answers) == {"True", "False"}
     assert 110 < answers["True"] < 190
+
+
+def test_a_resumed_run_goes_on_behind_what_it_has_seen():
+    batches = DialogueBatches(5, 2, tiled_every=2, first=3)
+    assert [items[0][0] for items in batches] == [6, 8]
+    assert len(batches) == 5, "Lightning counts the whole epoch"
+    assert [items[0][0] for items in batches] == [0, 2, 4, 6, 8], "the next epoch is whole"
+
+
+def test_pictures_stand_where_the_prompt_says(data):
+    sampler = DialogueSampler(random.Random(0), held_out=False)
+    dialogues = [sampler.judged() for _ in range(60)]
+    collate = DialogueCollator(data.processor)
+    found = collate([(dialogue, False) for dialogue in dialogues])
+    shown = (found.inputs.input_ids == data.processor.image_token_id).sum(dim=1) / 5
+    assert shown.tolist() == [len(dialogue.images) for dialogue in dialogues]
+    for dialogue, ids in zip(dialogues, found.inputs.input_ids, strict=True):
+        text = data.tokenizer.decode(ids[ids != data.tokenizer.pad_token_id])
+        plain = text.replace("<image>" * 5, "<image>")
+        assert plain.startswith(
+            f"<s>USER: {dialogue.turns[0].prompt} ASSISTANT: {dialogue.turns[0].answer}</s>"
+        )

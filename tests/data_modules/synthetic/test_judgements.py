@@ -1,0 +1,106 @@
+"""Judgements are true, balanced, and never show what the benchmark tests."""
+
+import random
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from data_modules.synthetic import judgements
+from data_modules.synthetic.benchmark import scenes_of_test
+from data_modules.synthetic.entities import TOPICS, facts_of_splits
+from data_modules.synthetic.judgements import JudgementSampler
+from data_modules.synthetic.scenes import SceneSampler, signature
+from data_modules.synthetic.texts import sentence
+from mmretrieval import Content
+from mmretrieval.rerank import RerankPrompts
+
+PICTURE = Image.new("RGB", (8, 8))
+
+
+def sampler(seed=0, **settings):
+    rng = random.Random(seed)
+    return JudgementSampler(rng, SceneSampler(rng, held_out=False, **settings), held_out=False)
+
+
+def test_every_task_with_a_prompt_is_judged_and_both_answers_are_frequent():
+    made = sampler()
+    counts = Counter()
+    for _ in range(1200):
+        found = made.judgement()
+        counts.update((found.task, judged.right) for judged in found.candidates)
+    tasks = {task for task, _ in counts}
+    assert tasks == {key for key in RerankPrompts().templates if key.startswith("task")}
+    for task in tasks:
+        share = counts[task, True] / (counts[task, True] + counts[task, False])
+        assert 0.4 < share < 0.65, task
+
+
+def test_modalities_are_those_of_the_tasks():
+    made = sampler()
+    kinds = {"task0": "ti", "task1": "tt", "task2": "tb", "task3": "it", "task4": "ii", "task6": "bt"}
+    kinds |= {"task7": "bi", "task8": "bb"}
+    for _ in range(200):
+        found = made.judgement()
+        contents = [(found.query, 0), *((judged.content, 1) for judged in found.candidates)]
+        for content, side in contents:
+            has = {"t": (True, False), "i": (False, True), "b": (True, True)}[kinds[found.task][side]]
+            assert (content.text is not None, content.image is not None) == has
+
+
+def test_a_passage_is_right_iff_it_tells_the_fact(monkeypatch):
+    made, asked = sampler(), []
+    monkeypatch.setattr(made, "_about", lambda fact: asked.append(fact) or Content("question"))
+    answers = Counter()
+    for _ in range(300):
+        for content, right in made.entity_to_passage().candidates:
+            fact = asked[-1]
+            own = (
+                p.format(name=f"{fact.colour} {fact.shape}", value=fact.value)
+                for p in TOPICS[fact.topic].passages
+            )
+            assert right == (content.text in {sentence(text) for text in own})
+            answers[right] += 1
+    assert min(answers.values()) > 200
+
+
+def test_changes_are_right_iff_the_scene_results(monkeypatch):
+    """The drawn scenes are compared with what the text's scene is."""
+    drawn, changes = [], []
+    monkeypatch.setattr(judgements, "draw_scene", lambda scene, seed: drawn.append(scene) or scene)
+    monkeypatch.setattr(judgements, "change_text", lambda a, b, rng: changes.append((a, b)) or "text")
+    made = sampler()
+    for _ in range(300):
+        drawn.clear()
+        found = made.change()
+        *shown, start = drawn
+        before, after = changes[-1]
+        assert start == before == found.shown
+        assert [judged.right for judged in found.candidates] == [scene == after for scene in shown]
+
+
+@pytest.fixture(scope="module")
+def tested():
+    return scenes_of_test(seed=0, size=320)
+
+
+def test_no_scene_of_the_test_split_is_drawn(tested, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(judgements, "draw_scene", lambda scene, seed: drawn.append(scene) or PICTURE)
+    monkeypatch.setattr(judgements, "draw_entity", lambda *_: PICTURE)
+    assert len(tested) > 50
+    # So many draws that a sampler without the list would meet some of few scenes.
+    few = frozenset(signature(SceneSampler(random.Random(n), held_out=False).scene(1)) for n in range(3000))
+    made = sampler(excluded=few)
+    for _ in range(600):
+        made.twin()
+    assert drawn
+    assert not {signature(scene) for scene in drawn} & few
+
+
+def test_facts_are_those_of_training(monkeypatch):
+    train = set(facts_of_splits(0)["train"])
+    assert set(sampler()._facts) == train
+    rng = random.Random(0)
+    tested = JudgementSampler(rng, SceneSampler(rng, held_out=True), held_out=True)
+    assert not set(tested._facts) & train
