@@ -290,7 +290,7 @@ def test_an_unknown_family_is_found_out_or_says_what_to_declare(tiny):
 
 
 def test_parts_that_are_found_but_do_not_fit_are_refused(tiny, monkeypatch):
-    monkeypatch.setattr("mmretrieval.encoder.language._positions", lambda *_: None)
+    monkeypatch.setattr("mmretrieval.encoder.language.multimodal_positions", lambda *_: None)
     monkeypatch.delitem(__import__("mmretrieval.encoder.families", fromlist=["_"]).FAMILIES, "qwen2_vl")
     with pytest.raises(UserError, match=r"qwen2_vl is of no known family, and the parts found .* differ"):
         make(tiny("qwen2_vl"))
