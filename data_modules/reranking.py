@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning import LightningDataModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
@@ -139,8 +140,7 @@ class RerankDataModule(LightningDataModule):
         A rank for which none is left gets one again: Lightning ends a rank that has nothing to do without
         telling the callbacks.
         """
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        rank, world = self._ranks()
         work = self.work()[rank::world]
         if not work:
             first = self.found[0]
@@ -151,6 +151,16 @@ class RerankDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=_as_it_is,  # type: ignore[arg-type] # which torch types for lists of items
         )
+
+    def _ranks(self) -> tuple[int, int]:
+        trainer = self.trainer
+        if trainer is None:
+            return 0, 1
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise MisconfigurationException(
+                "The data module gives each rank its own queries; set Trainer(use_distributed_sampler=False)."
+            )
+        return trainer.global_rank, trainer.world_size
 
     def work(self) -> list[tuple[int, tuple[str, ...]]]:
         """Rows of queries with the ids of their best candidates that are not known yet."""

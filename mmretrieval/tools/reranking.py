@@ -68,6 +68,7 @@ def rerank(
         callbacks=[TQDMProgressBar(), writer],
         logger=TensorBoardLogger(out, name="tensorboard"),
         enable_checkpointing=False,
+        use_distributed_sampler=False,  # the data module gives each rank its own queries
     )
     trainer.predict(Reranking(reranker), datamodule=module, return_predictions=False)
 

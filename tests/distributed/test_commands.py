@@ -90,3 +90,25 @@ def test_sigterm_saves_ends_with_its_status_and_resumes_to_the_same_weights(sing
     assert found == expected
     for name, tensor in one["state_dict"].items():
         assert torch.equal(two["state_dict"][name], tensor)
+
+
+def test_two_processes_rerank_as_one(environment, single, tmp_path_factory, tmp_path):
+    # The fixture's run is one of the small benchmark; its files are what is reranked.
+    found = next(Path(tmp_path_factory.getbasetemp()).glob("single*/runs"))
+    words = [
+        LIGHTNING,
+        "predict",
+        "-c",
+        "configs/rerank.yaml",
+        f"--data.runs={found}",
+        "--data.init_args.size=64",
+    ]
+    words += ["--data.init_args.files=[global_*]", "--trainer.accelerator=cpu"]
+    run([*words, f"--trainer.default_root_dir={tmp_path / 'one'}"], environment)
+    more = ["--trainer.devices=2", "--trainer.strategy=ddp", f"--trainer.default_root_dir={tmp_path / 'two'}"]
+    run([*words, *more], environment)
+    one, two = (json.loads((tmp_path / f"{name}/metrics_rerank.json").read_text()) for name in ("one", "two"))
+    assert one["after"] == two["after"]
+    assert len(list((tmp_path / "two/scores").iterdir())) == 2
+    for file in (tmp_path / "one/runs_rerank").iterdir():
+        assert file.read_bytes() == (tmp_path / "two/runs_rerank" / file.name).read_bytes()
