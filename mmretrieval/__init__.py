@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmretrieval.loss import InfoNCE, Matryoshka
     from mmretrieval.module import UniversalRetriever
     from mmretrieval.pretraining import GenerativePretraining
+    from mmretrieval.rerank.listwise import ListwiseReranker
     from mmretrieval.rerank.module import Reranking
     from mmretrieval.rerank.zero_shot import ZeroShotReranker
     from mmretrieval.retriever import Retriever
@@ -25,6 +26,7 @@ __all__ = [
     "Distillation",
     "GenerativePretraining",
     "InfoNCE",
+    "ListwiseReranker",
     "LoRA",
     "MLLMEncoder",
     "Matryoshka",
@@ -44,6 +46,7 @@ _MODULES = {
     "Distillation": "mmretrieval.distillation",
     "GenerativePretraining": "mmretrieval.pretraining",
     "InfoNCE": "mmretrieval.loss",
+    "ListwiseReranker": "mmretrieval.rerank.listwise",
     "LoRA": "mmretrieval.encoder.adapters",
     "MLLMEncoder": "mmretrieval.encoder.mllm_encoder",
     "Matryoshka": "mmretrieval.loss",

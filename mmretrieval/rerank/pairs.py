@@ -64,7 +64,7 @@ class PairProcessor:
         self._plain, self._share = PlainText(tokenizer), share
 
     def __call__(self, prompt: str, query: Query, candidates: Sequence[Candidate]) -> Pairs:
-        """Write the prompts of a query with K candidates.
+        """Write the prompts of a query with K candidates, one each.
 
         Args:
             prompt: With ``{query}``, ``{candidate}`` and perhaps ``{instruction}``.
@@ -73,25 +73,41 @@ class PairProcessor:
         """
         order = [name for _, name, _, _ in string.Formatter().parse(prompt) if name in ("query", "candidate")]
         asked = [{"query": query.content, "candidate": candidate.content} for candidate in candidates]
-        rows = [[own[name] for name in order] for own in asked]
-        pictures = iter(self._bank.take([c.image for row in rows for c in row if c.image is not None]))
-        shown = [[next(pictures) for content in row if content.image is not None] for row in rows]
-        texts = [self._text(prompt, query.instruction or "", own) for own in asked]
-        ids = self._tokenizer(texts)["input_ids"]
-        tokens = [self._with_pictures(own, places) for own, places in zip(ids, shown, strict=True)]
-        return self._pairs(tokens, shown)
+        words = [self.filled(prompt, query, candidate=self.said(own["candidate"])) for own in asked]
+        return self.written(words, [[own[name] for name in order] for own in asked])
 
-    def _text(self, prompt: str, instruction: str, contents: dict[str, Content]) -> str:
-        said = {name: self._said(content) for name, content in contents.items()}
-        words = prompt.format(instruction=self._plain.of(instruction), **said).strip("\n")
-        return self._frame.before + words + self._frame.after
+    def filled(self, prompt: str, query: Query, **more: str) -> str:
+        """Fill a prompt in.
 
-    def _said(self, content: Content) -> str:
+        Args:
+            prompt: With ``{query}`` and perhaps ``{instruction}``.
+            query: The query.
+            **more: What other fields become.
+        """
+        instruction = self._plain.of(query.instruction or "")
+        return prompt.format(query=self.said(query.content), instruction=instruction, **more).strip("\n")
+
+    def said(self, content: Content) -> str:
+        """A content within a prompt: the mark of its picture, and its text."""
         limit = content.max_text_tokens or self._max_text_tokens
         text = self._plain.shortened(self._plain.of(content.text or ""), limit)
         if content.image is None:
             return text
         return f"{self._markup}\n{text}" if text else self._markup
+
+    def written(self, words: Sequence[str], contents: Sequence[Sequence[Content]]) -> Pairs:
+        """Make the inputs of prompts.
+
+        Args:
+            words: Each prompt's text, with a mark for each picture.
+            contents: What each of them shows, in the order of the text.
+        """
+        images = [content.image for row in contents for content in row if content.image is not None]
+        pictures = iter(self._bank.take(images))
+        shown = [[next(pictures) for content in row if content.image is not None] for row in contents]
+        ids = self._tokenizer([self._frame.before + text + self._frame.after for text in words])["input_ids"]
+        tokens = [self._with_pictures(own, places) for own, places in zip(ids, shown, strict=True)]
+        return self._pairs(tokens, shown)
 
     def _with_pictures(self, ids: list[int], places: Sequence[KnownPicture]) -> tuple[list[int], list[int]]:
         """Tokens, and for each the number of the picture that it is of, or -1."""

@@ -103,8 +103,8 @@ class ZeroShotReranker(nn.Module):
         """What is to know of the model's family."""
         return family_of(self._config, self.loading.parts)
 
-    @cached_property
-    def answer_ids(self) -> tuple[int, int]:
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
         """The tokens of the two answers.
 
         Raises:
@@ -156,12 +156,12 @@ class ZeroShotReranker(nn.Module):
             return torch.zeros(0)
         self.load()
         states = last_states(self.model.model, self.family, self.pairs(query, candidates, task), self.rows)
-        return self._logits(states).softmax(dim=1)[:, 0].float().cpu()
+        return self._logits(states, self.answer_ids).softmax(dim=1)[:, 0].float().cpu()
 
-    def _logits(self, states: Tensor) -> Tensor:
-        """Logits of the two answers, ``(K, 2)``, in single precision."""
+    def _logits(self, states: Tensor, answers: Sequence[int]) -> Tensor:
+        """Logits of A answers after each of K prompts, ``(K, A)``, in single precision."""
         head = self.model.get_output_embeddings()
-        ids = list(self.answer_ids)
+        ids = list(answers)
         bias = None if getattr(head, "bias", None) is None else head.bias[ids]
         logits = functional.linear(states, head.weight[ids], bias).float()
         cap = getattr(self._config.get_text_config(), "final_logit_softcapping", None)
