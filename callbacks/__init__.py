@@ -13,6 +13,7 @@ from callbacks.model_soup import ModelSoup
 from callbacks.negatives_gallery import NegativesGallery
 from callbacks.rank_watch import RankWatch
 from callbacks.rerank_writer import RerankWriter
+from callbacks.reranker_targets import RerankerTargets
 from callbacks.resume_checkpoint import ResumeCheckpoint
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from callbacks.retrieval_gallery import RetrievalGallery
@@ -34,6 +35,7 @@ __all__ = [
     "NegativesGallery",
     "RankWatch",
     "RerankWriter",
+    "RerankerTargets",
     "ResumeCheckpoint",
     "RetrievalEvaluation",
     "RetrievalGallery",

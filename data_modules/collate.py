@@ -46,6 +46,7 @@ class TrainingSample(NamedTuple):
         candidates: The labelled positive, then the mined negatives.
         candidate_keys: Content key of each of ``candidates``.
         positive_keys: Content keys of all known positives.
+        targets: A teacher's score of each of ``candidates``, or nothing.
     """
 
     row: int
@@ -53,6 +54,7 @@ class TrainingSample(NamedTuple):
     candidates: tuple[Candidate, ...]
     candidate_keys: tuple[int, ...]
     positive_keys: tuple[int, ...]
+    targets: tuple[float, ...] = ()
 
 
 class TrainingDataset(Dataset[TrainingSample]):
@@ -80,6 +82,7 @@ class TrainingDataset(Dataset[TrainingSample]):
             candidates=tuple(corpus.candidate(row) for row in rows),
             candidate_keys=tuple(int(corpus.candidate_keys[row]) for row in rows),
             positive_keys=tuple(dict.fromkeys(corpus.candidate_keys[positives].tolist())),
+            targets=item.targets,
         )
 
 
@@ -108,7 +111,15 @@ class ContrastiveCollate:
             positive_keys=torch.tensor(positives),
             negative_of=torch.tensor([q for q, _ in order[len(samples) :]], dtype=torch.int64),
             query_rows=torch.tensor([sample.row for sample in samples]),
+            targets=_targets(samples, order),
         )
+
+
+def _targets(samples: Sequence[TrainingSample], order: Sequence[tuple[int, int]]) -> torch.Tensor | None:
+    """The teacher's score of each candidate, NaN where there is none; ``None`` if there is none at all."""
+    if not any(sample.targets for sample in samples):
+        return None
+    return torch.tensor([samples[q].targets[n] if samples[q].targets else float("nan") for q, n in order])
 
 
 class CandidateDataset(Dataset[tuple[int, Candidate]]):

@@ -7,7 +7,7 @@ the stream, and training resumes in the middle of an epoch at exactly the next s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -34,11 +34,17 @@ class TrainingItem(NamedTuple):
         query: Row of the query.
         instruction: Which of the query's instructions it is asked with.
         negatives: Candidate rows of its mined negatives; often one, empty before the first mining.
+        targets: A teacher's scores of the labelled positive and of each of ``negatives``, or nothing.
     """
 
     query: int
     instruction: int
     negatives: tuple[int, ...]
+    targets: tuple[float, ...] = ()
+
+
+Targets = Callable[[str], Mapping[str, float]]
+"""From the id of a query to a teacher's scores by candidate id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +276,8 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
         self._own = rows_of_rank(size, rank, world)
         self.negatives: NegativeTable | None = None
         """Where mined negatives come from; set between epochs."""
+        self.targets: Targets | None = None
+        """Where a teacher's scores come from; set between epochs."""
         self.epoch, self.position = 0, 0
         self.started = False
         """Whether anything was asked for; workers read ahead of training."""
@@ -344,7 +352,16 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
 
     def _item(self, row: int, epoch: int) -> TrainingItem:
         instruction = self._draw(row, epoch, "instruction") % len(self.queries.instructions(row))
-        return TrainingItem(row, instruction, self._negatives(row, epoch))
+        negatives = self._negatives(row, epoch)
+        return TrainingItem(row, instruction, negatives, self._targets(row, negatives))
+
+    def _targets(self, row: int, negatives: Sequence[int]) -> tuple[float, ...]:
+        """The teacher's scores, if it has scored all."""
+        if self.targets is None or not negatives:
+            return ()
+        corpus, known = self.queries.corpus, self.targets(str(self.queries.ids[row]))
+        ids = [corpus.candidate_id(one) for one in (int(self.queries.positives(row)[0]), *negatives)]
+        return tuple(known[id_] for id_ in ids) if all(id_ in known for id_ in ids) else ()
 
     def _negatives(self, row: int, epoch: int) -> tuple[int, ...]:
         query = str(self.queries.ids[row])

@@ -31,7 +31,7 @@ from data_modules.corpus import MANIFEST, VERSION, PackedCorpus, QuerySet
 from data_modules.encoding import EncodingTable, candidates_digest, queries_digest
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import DataError
-from data_modules.mixture import MixtureBatchSampler, MixtureSettings
+from data_modules.mixture import MixtureBatchSampler, MixtureSettings, Targets
 from data_modules.packing import pack, source_digest
 from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch
@@ -225,6 +225,10 @@ class RetrievalDataModule(LightningDataModule):
     def set_negatives(self, table: NegativeTable | None) -> None:
         """Use mined negatives from the next epoch on; between epochs, or before training begins."""
         self.sampler.negatives = table
+
+    def set_targets(self, targets: Targets | None) -> None:
+        """Use a teacher's scores from the next epoch on; between epochs, or before training begins."""
+        self.sampler.targets = targets
 
     def train_dataloader(self) -> DataLoader[ContrastiveBatch]:
         """Return this rank's batches; what the sampler names is read by stateless workers."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mmretrieval.distillation import Distillation
     from mmretrieval.encoder.adapters import LoRA
     from mmretrieval.encoder.mllm_encoder import MLLMEncoder
-    from mmretrieval.loss import InfoNCE, Matryoshka
+    from mmretrieval.loss import InfoNCE, Matryoshka, RerankerDistillation
     from mmretrieval.module import UniversalRetriever
     from mmretrieval.pretraining import GenerativePretraining
     from mmretrieval.rerank.listwise import ListwiseReranker
@@ -32,6 +32,7 @@ __all__ = [
     "Matryoshka",
     "Modality",
     "Query",
+    "RerankerDistillation",
     "Reranking",
     "Retriever",
     "ShardedStrategy",
@@ -52,6 +53,7 @@ _MODULES = {
     "Matryoshka": "mmretrieval.loss",
     "Modality": "mmretrieval.content",
     "Query": "mmretrieval.content",
+    "RerankerDistillation": "mmretrieval.loss",
     "Reranking": "mmretrieval.rerank.module",
     "Retriever": "mmretrieval.retriever",
     "ShardedStrategy": "mmretrieval.sharding",

@@ -54,6 +54,8 @@ class ContrastiveBatch(NamedTuple):
         positive_keys: Content keys of each query's known positives, padded with 0, ``(Q, P)``.
         negative_of: For each mined negative the query it was mined for, ``(C - Q,)``.
         query_rows: Row of each query in the training split, ``(Q,)``.
+        targets: A teacher's score of each candidate, NaN for those of queries that it has not scored,
+            ``(C,)``; ``None`` without a teacher.
     """
 
     inputs: EncoderInputs
@@ -62,6 +64,7 @@ class ContrastiveBatch(NamedTuple):
     positive_keys: Tensor
     negative_of: Tensor
     query_rows: Tensor
+    targets: Tensor | None = None
 
 
 class EncodingBatch(NamedTuple):

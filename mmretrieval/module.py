@@ -27,7 +27,7 @@ from mmretrieval.encoder.prompts import InputProcessor
 from mmretrieval.encoder.saving import SETTINGS, adapter_folder, read_settings
 from mmretrieval.errors import UserError
 from mmretrieval.health import StepHealth
-from mmretrieval.loss import ContrastiveLoss
+from mmretrieval.loss import ContrastiveLoss, RerankerDistillation
 from mmretrieval.sharding import ShardedStrategy, average_gradients
 
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
@@ -82,6 +82,8 @@ class UniversalRetriever(LightningModule):
         init_from: The ``adapter`` folder of a run, or the run's folder, whose weights to start from. A
             checkpoint to resume from replaces them.
         distillation: Keeps embeddings near those of ``init_from``; ``None``: nothing does.
+        reranker_distillation: Trains towards a reranker's scores where the batch has them, see
+            :class:`callbacks.RerankerTargets`; ``None``: nothing does.
 
     Raises:
         UserError: If an argument is out of range, there is neither encoder nor ``init_from``, the encoder
@@ -97,6 +99,7 @@ class UniversalRetriever(LightningModule):
         max_skipped_steps: int = 10,
         init_from: Path | None = None,
         distillation: Distillation | None = None,
+        reranker_distillation: RerankerDistillation | None = None,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints leave out the frozen base; keys are compared exactly here
@@ -113,6 +116,7 @@ class UniversalRetriever(LightningModule):
         if distillation is not None and init_from is None:
             raise UserError("model.distillation: there is nothing to keep to; give init_from")
         self.distillation = distillation
+        self.reranker_distillation = reranker_distillation
         self.start: StartingPoint | None = None
         self.health = StepHealth()
         self._latest_rows = torch.zeros(0, dtype=torch.long)
@@ -197,6 +201,10 @@ class UniversalRetriever(LightningModule):
             distance = self._distance_to_start(batch, embeddings)
             self.log("train/distance_to_start", distance.detach())
             loss = loss + self.distillation.weight * distance
+        if self.reranker_distillation is not None and batch.targets is not None:
+            divergence = self.reranker_distillation(queries, candidates, batch.negative_of, batch.targets)
+            self.log("train/divergence_from_reranker", divergence.detach())
+            loss = loss + self.reranker_distillation.weight * divergence
         self.health.saw(loss)
         self._latest_rows = batch.query_rows
         values = {

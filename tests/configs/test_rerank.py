@@ -85,3 +85,16 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         tools(["rerank", str(tmp_path), str(tmp_path / "out")])
     assert "does not say which data were searched" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_stage_1_trains_towards_a_rerankers_scores(tmp_path):
+    few = ["--data.init_args.num_workers=0", "--data.init_args.batch_size=8", "--data.init_args.size=64"]
+    overlay = CONFIG.with_name("reranker_distillation.yaml")
+    words = ["fit", "-c", str(CONFIG.with_name("stage1.yaml")), "-c", str(overlay), *few]
+    main([*words, "--trainer.max_epochs=2", f"--trainer.default_root_dir={tmp_path}"])
+    lines = (tmp_path / "targets/scores-0.jsonl").read_text().splitlines()
+    assert len(lines) > 32, "most queries have negatives"
+    events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").rglob("events*"))
+    assert b"train/divergence_from_reranker" in events

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle  # noqa: TID251  # what sends objects to workers
 
 import pytest
+import torch
 
 from data_modules.collate import (
     CandidateCollate,
@@ -46,6 +47,15 @@ def test_a_batch_holds_queries_positives_and_the_negatives_mined_for_each(corpus
         [255, 0, 0],
     ]
     assert batch.candidate_keys[0] == batch.candidate_keys[3]  # equal contents stay separate columns
+
+
+def test_a_teachers_scores_stand_at_their_candidates(corpus, fakes):
+    dataset = TrainingDataset(corpus.queries("train"))
+    items = [TrainingItem(0, 1, (3, 4), (0.9, 0.1, 0.2)), TrainingItem(1, 0, ()), TrainingItem(3, 1, (1,))]
+    batch = ContrastiveCollate(fakes.FakeProcessor())([dataset[item] for item in items])
+    expected = torch.tensor([0.9, float("nan"), float("nan"), 0.1, 0.2, float("nan")])
+    torch.testing.assert_close(batch.targets, expected, equal_nan=True)
+    assert ContrastiveCollate(fakes.FakeProcessor())([dataset[items[1]]]).targets is None
 
 
 def test_a_batch_without_negatives_or_pictures_has_empty_tensors(corpus, fakes):
