@@ -11,6 +11,7 @@ percent_filter      of these, what scores at most 95 % of the positive (NV-Retri
 modality_aware      the paper's two kinds, C1 and C2: configs/stage1.yaml itself
 restart             the paper's M^hard: from the backbone again, all epochs with the negatives of ``in_batch``
 one_task            in_batch, each batch of one task, so that in-batch negatives are of the right modality
+one_task_aware      the same with the paper's two kinds after the first epoch
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ MINING: dict[str, dict[str, Any]] = {
     "percent_filter": {"plan": {"top_k": 50, "selection": ANY_OF_TOP, "filters": [PERCENT]}},
     "modality_aware": {},
     "restart": {"schedule": NEVER},
+    "one_task_aware": {},
 }
 """Arguments of the mining callback that differ from those of stage 1, by variant."""
 
@@ -68,7 +70,7 @@ def words(names: list[str], arguments: argparse.Namespace) -> dict[str, list[str
                 changes["start"] = str(folder("in_batch", seed, arguments) / "negatives/round_0.npz")
             write(arguments.out / f"{name}_{seed}.yaml", stage1, changes)
         variants[name] = ["-c", str(arguments.out.resolve() / f"{name}_{{seed}}.yaml")]
-        if name == "one_task":
+        if name.startswith("one_task"):
             variants[name].append("--data.init_args.homogeneous=true")
     return variants
 

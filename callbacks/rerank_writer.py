@@ -23,8 +23,10 @@ from callbacks.markdown import Section, percent, record_tables
 from callbacks.run_files import write_qrels_of
 from callbacks.terminal import console
 from data_modules.atomic import staged_file
+from data_modules.encoding import candidates_digest, queries_digest
 from data_modules.formats.records import DataError
 from data_modules.reranking import FoundQuery, RerankDataModule
+from mmretrieval.metrics.evaluation import GLOBAL, LOCAL
 from mmretrieval.metrics.per_query import Measure
 from mmretrieval.metrics.run_files import qrels_file
 from mmretrieval.metrics.trec import Qrels, read_qrels
@@ -41,6 +43,10 @@ _STEPS = 10
 class Scores(Protocol):
     """What is needed of a module; :class:`~mmretrieval.rerank.module.Reranking` has it."""
 
+    @property
+    def independent(self) -> bool:
+        """Whether a candidate's score is the same whatever it is scored with."""
+
     def score_hash(self, task: str) -> str:
         """A hash of all that decides the scores of a task."""
 
@@ -49,11 +55,13 @@ class RerankWriter(Callback):
     """Writes what a reranker makes of run files, when ``lightning predict`` ends.
 
     Scores are kept in ``scores/`` as they come, by model, prompt, data, query and candidate: a run that was
-    killed goes on where it was, and another ``weight`` needs no model. Rank 0 writes
+    killed goes on where it was, and another ``weight`` scores nothing anew. Rank 0 writes
 
-    - ``runs_rerank/<name>.trec`` with its ``.qrels``,
-    - ``metrics_rerank.json`` and ``report_rerank.md``: each measure before and after,
-    - ``fusion.png``: the headline over the weight of the reranker, for choosing it on a validation split,
+    - ``runs_rerank/<name>.trec`` with its ``.qrels``, in place of those of an earlier run,
+    - ``metrics_rerank.json`` and ``report_rerank.md``: each measure before and after, with a mean over the
+      files of each pool,
+    - ``fusion.png``: the headline over the weight of the reranker, for choosing it on a validation split (in
+      the global pool, if it was searched),
     - ``gallery/helped.png`` and ``hurt.png``: queries whose first candidate became right, or wrong.
 
     Under ``fast_dev_run`` nothing is written.
@@ -89,6 +97,8 @@ class RerankWriter(Callback):
         self.measures = tuple(map(Measure.named, measures))
         self.qrels, self.scores = qrels, scores
         self._cache: ScoreCache | None = None
+        self._keys: dict[str, str] = {}
+        self._independent = True
         self._started, self._scored = 0.0, 0
 
     @override
@@ -102,8 +112,8 @@ class RerankWriter(Callback):
         if is_dry_run(trainer):
             return
         cache = self._cache = ScoreCache(self._score_folder(trainer), str(trainer.global_rank))
-        keys = self._keys(data, pl_module)
-        data.leave_out(lambda found: cache.known(keys[data.task(found)], self._query_id(data, found)))
+        self._find_keys(data, cast(Scores, pl_module))
+        data.leave_out(lambda found: self._known(cache, data, found), whole=not self._independent)
         self._started, self._scored = time.perf_counter(), 0
 
     @override
@@ -119,7 +129,7 @@ class RerankWriter(Callback):
         if self._cache is None:
             return
         item, scores = cast(Scored, outputs)
-        key = self._key(cast(Scores, pl_module), self._data(trainer), item.task)
+        key = self._key(item.task, item.candidate_ids)
         values = dict(zip(item.candidate_ids, scores.tolist(), strict=True))
         self._cache.add(key, item.query_id, values)
         self._scored += len(values)
@@ -137,7 +147,7 @@ class RerankWriter(Callback):
         seconds = time.perf_counter() - self._started
         trainer.strategy.barrier("scores")
         if trainer.is_global_zero:
-            _Report(self, trainer, pl_module, seconds).write()
+            _Report(self, trainer, seconds).write()
 
     def _score_folder(self, trainer: Trainer) -> Path:
         return self.scores if self.scores is not None else Path(trainer.default_root_dir, "scores")
@@ -145,53 +155,55 @@ class RerankWriter(Callback):
     def _data(self, trainer: Trainer) -> RerankDataModule:
         return cast(RerankDataModule, trainer.datamodule)  # type: ignore[attr-defined]
 
-    def _keys(self, data: RerankDataModule, module: LightningModule) -> dict[str, str]:
+    def _find_keys(self, data: RerankDataModule, module: Scores) -> None:
+        """Hash what decides the scores of each task, once: it reads the model's weights."""
+        facts = (queries_digest(data.queries), candidates_digest(data.corpus))
         tasks = {data.task(found) for found in data.found}
-        return {task: self._key(cast(Scores, module), data, task) for task in tasks}
+        self._keys = {task: repr((module.score_hash(task), *facts)) for task in tasks}
+        self._independent = module.independent
 
-    def _key(self, module: Scores, data: RerankDataModule, task: str) -> str:
-        digest = str(data.corpus.manifest.get("source_digest", data.corpus.root))
-        facts = (module.score_hash(task), digest, data.split)
-        return blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+    def _key(self, task: str, candidates: Sequence[str]) -> str:
+        """Where the scores of a list are kept."""
+        together = () if self._independent else tuple(sorted(candidates))
+        return blake2b(repr((self._keys[task], together)).encode(), digest_size=16).hexdigest()
 
-    def _query_id(self, data: RerankDataModule, found: FoundQuery) -> str:
-        return str(data.queries.ids[found.query])
+    def _known(self, cache: ScoreCache, data: RerankDataModule, found: FoundQuery) -> Mapping[str, float]:
+        """The scores of a list that are known."""
+        key = self._key(data.task(found), data.best(found))
+        return cache.known(key, str(data.queries.ids[found.query]))
 
 
 class _Report:
     """Ranks anew and measures, when all scores are there."""
 
-    def __init__(
-        self, writer: RerankWriter, trainer: Trainer, module: LightningModule, seconds: float
-    ) -> None:
+    def __init__(self, writer: RerankWriter, trainer: Trainer, seconds: float) -> None:
         self.writer, self.trainer, self.seconds = writer, trainer, seconds
         self.data, self.root = writer._data(trainer), Path(trainer.default_root_dir)
-        keys = writer._keys(self.data, module)
-        with ScoreCache(writer._score_folder(trainer), "all") as cache:  # of all ranks
-            self.scores = [
-                self._scores(cache.known(keys[self.data.task(found)], self._id(found)), found)
-                for found in self.data.found
-            ]
+        cache = ScoreCache(writer._score_folder(trainer), "all")  # of all ranks
+        self.scores = [
+            self._scores(writer._known(cache, self.data, found), found) for found in self.data.found
+        ]
         self.qrels = {name: self._judged(name, path) for name, path in self.data.run_files.items()}
 
     def write(self) -> None:
         before, after = self._ranked(0.0), self._ranked(self.writer.weight)
         old, new = self._measured(before), self._measured(after)
         self._write_runs(after)
-        asked = len(self.data.found)
+        asked = len({found.query for found in self.data.found})
         document = {
             "before": old,
             "after": new,
             "weight": self.writer.weight,
             "top_k": self.data.top_k,
             "queries": asked,
-            "unjudged": sum(not self._judgements(found) for found in self.data.found),
+            "unjudged": len({found.query for found in self.data.found if not self._judgements(found)}),
             "not_in_run": self._missing(),
             "scored": self.writer._scored,
             "seconds": round(self.seconds, 3),
         }
         weights = [step / _STEPS for step in range(_STEPS + 1)]
-        curve = {weight: self._measured(self._ranked(weight))[AVERAGE] for weight in weights}
+        headline = next(name for name in new if name.startswith(AVERAGE))
+        curve = {weight: self._measured(self._ranked(weight))[headline] for weight in weights}
         document["fusion"] = [{"weight": weight, **values} for weight, values in curve.items()]
         write_json(self.root / "metrics_rerank.json", document)
         self._picture("fusion", fusion_curve(curve, str(self.writer.measures[0])), self.root / "fusion.png")
@@ -207,7 +219,7 @@ class _Report:
         ]
         if count := self.writer._scored:
             lines.append(
-                f"This process scored {count:,} candidates in {self.seconds:.1f} s, "
+                f"This process scored {count:,} candidates in {self.seconds:.1f} s, loading included: "
                 f"{1000 * self.seconds / count:.1f} ms each."
             )
         with staged_file(self.root / "report_rerank.md") as path:
@@ -220,7 +232,7 @@ class _Report:
         return str(self.data.queries.ids[found.query])
 
     def _scores(self, known: Mapping[str, float], found: FoundQuery) -> dict[str, float]:
-        wanted = [one.candidate for one in found.ranked[: self.data.top_k]]
+        wanted = self.data.best(found)
         if missing := [candidate for candidate in wanted if candidate not in known]:
             raise DataError(
                 f"{self.writer._score_folder(self.trainer)}: has no score of {missing[0]!r} for query "
@@ -271,10 +283,19 @@ class _Report:
         table = {run: {n: fmean(v[n] for v in values) for n in names} for run, values in by_run.items()}
         if not table:
             raise DataError(f"{self.data.runs}: no query has a known positive; give qrels")
-        return {**table, AVERAGE: {n: fmean(values[n] for values in table.values()) for n in names}}
+        pools = sorted({_pool(run) for run in table})
+        averages = {}
+        for pool in pools:
+            own = [values for run, values in table.items() if _pool(run) == pool]
+            name = AVERAGE if len(pools) == 1 else f"{AVERAGE} {pool or 'others'}"
+            averages[name] = {n: fmean(values[n] for values in own) for n in names}
+        return {**table, **averages}
 
     def _write_runs(self, ranked: Sequence[Sequence[Ranked]]) -> None:
         folder = self.root / "runs_rerank"
+        for old in (*folder.glob("*.trec"), *folder.glob("*.qrels")):
+            if old.stem not in self.data.run_files:
+                old.unlink()
         for name, path in self.data.run_files.items():
             with staged_file(folder / f"{name}.trec") as stage, stage.open("w", encoding="utf-8") as stream:
                 for found, order in zip(self.data.found, ranked, strict=True):
@@ -328,9 +349,14 @@ def _lines(query: str, order: Sequence[Ranked]) -> list[str]:
     return lines
 
 
+def _pool(run: str) -> str:
+    """The pool that a run file's name begins with; "" if it names none."""
+    return next((pool for pool in (GLOBAL, LOCAL) if run.startswith(f"{pool}_")), "")
+
+
 def table_of(before: Values, after: Values) -> tuple[list[str], list[list[str]]]:
     """Heading and rows: a run a row, each measure before and after with the change."""
-    names = list(after[AVERAGE])
+    names = list(next(iter(after.values())))
     rows = []
     for run, values in after.items():
         cells = []
@@ -346,7 +372,7 @@ def _rich(section: Section) -> Table:
     for number, cell in enumerate(section.heading):
         table.add_column(cell, no_wrap=True, justify="right" if number else "left")
     for row in section.rows:
-        table.add_row(*row, style="bold" if row[0] == AVERAGE else None)
+        table.add_row(*row, style="bold" if row[0].startswith(AVERAGE) else None)
     return table
 
 

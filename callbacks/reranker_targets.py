@@ -14,7 +14,9 @@ from typing_extensions import override
 
 from callbacks.collaborators import RetrievalData, data_of, is_dry_run, listed_before
 from callbacks.hard_negative_mining import HardNegativeMining
+from callbacks.resume_checkpoint import is_asked_here, stop_if_asked
 from data_modules.encoding import queries_digest
+from data_modules.formats.records import DataError
 from data_modules.mixture import MixtureBatchSampler, Targets
 from mmretrieval.rerank.score_cache import ScoreCache
 from mmretrieval.rerank.zero_shot import ZeroShotReranker
@@ -60,6 +62,11 @@ class RerankerTargets(Callback):
             raise MisconfigurationException(
                 "RerankerTargets scores for nothing: give the model a reranker_distillation, or leave it out."
             )
+        if not getattr(self.reranker, "independent", True):
+            raise MisconfigurationException(
+                f"RerankerTargets needs scores that do not depend on what is scored together; "
+                f"{type(self.reranker).__name__} gives none."
+            )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,9 +91,14 @@ class RerankerTargets(Callback):
         with ScoreCache(folder, str(trainer.global_rank)) as cache:
             own = rows[trainer.global_rank :: trainer.world_size]
             quiet = trainer.global_rank > 0 or trainer.progress_bar_callback is None
+            self.reranker.load()
             self.reranker.to(trainer.strategy.root_device)
             for row in tqdm(own, desc="Scoring training pairs", unit="query", leave=False, disable=quiet):
+                if is_asked_here(trainer):
+                    break
                 self._score_query(data, row, keys[int(queries.task_of[row])], cache)
+            self.reranker.release()  # training needs the device
+        stop_if_asked(trainer)
         trainer.strategy.barrier("targets")
         known = ScoreCache(folder, "all")
         key_of = {str(queries.ids[row]): keys[int(queries.task_of[row])] for row in rows}
@@ -94,6 +106,9 @@ class RerankerTargets(Callback):
         def targets(query: str) -> Mapping[str, float]:
             return known.known(key_of[query], query) if query in key_of else {}
 
+        first = {str(queries.ids[row]): negatives.negatives_of(str(queries.ids[row])) for row in rows}
+        if missing := [query for query, ids in first.items() if ids and not targets(query)]:
+            raise DataError(f"{folder}: has no scores of query {missing[0]!r}; do machines share the folder?")
         data.set_targets(targets)
 
     def _score_query(self, data: DistilledData, row: int, key: str, cache: ScoreCache) -> None:

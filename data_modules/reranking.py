@@ -83,6 +83,7 @@ class RerankDataModule(LightningDataModule):
         """All ranked lists, in the order of the files."""
         self.run_files: Mapping[str, Path] = {}
         self._known: Callable[[FoundQuery], Mapping[str, float]] = _nothing
+        self._whole = False
 
     @property
     def corpus(self) -> PackedCorpus:
@@ -125,13 +126,19 @@ class RerankDataModule(LightningDataModule):
         """The dataset-task of a query."""
         return self.queries.tasks[int(self.queries.task_of[found.query])]
 
-    def leave_out(self, known: Callable[[FoundQuery], Mapping[str, float]]) -> None:
+    def leave_out(self, known: Callable[[FoundQuery], Mapping[str, float]], *, whole: bool = False) -> None:
         """Give out only candidates that are not known yet.
 
         Args:
             known: A ranked list to the scores that are known of it, by candidate id.
+            whole: Give out all of a list's best candidates together if one of them is not known, for scores
+                that depend on what is scored with them.
         """
-        self._known = known
+        self._known, self._whole = known, whole
+
+    def best(self, found: FoundQuery) -> tuple[str, ...]:
+        """Ids of a list's candidates that are scored."""
+        return tuple(one.candidate for one in found.ranked[: self.top_k])
 
     @override
     def predict_dataloader(self) -> DataLoader[RerankItem]:
@@ -143,8 +150,7 @@ class RerankDataModule(LightningDataModule):
         rank, world = self._ranks()
         work = self.work()[rank::world]
         if not work:
-            first = self.found[0]
-            work = [(first.query, tuple(one.candidate for one in first.ranked[: self.top_k]))]
+            work = [(self.found[0].query, self.best(self.found[0]))]
         return DataLoader(
             RerankDataset(self.queries, work),
             batch_size=None,  # an item is a query with its candidates
@@ -165,11 +171,15 @@ class RerankDataModule(LightningDataModule):
     def work(self) -> list[tuple[int, tuple[str, ...]]]:
         """Rows of queries with the ids of their best candidates that are not known yet."""
         unknown: dict[int, dict[str, None]] = {}
+        lists: dict[tuple[int, tuple[str, ...]], None] = {}
         for found in self.found:
-            known = self._known(found)
-            best = (one.candidate for one in found.ranked[: self.top_k])
+            known, best = self._known(found), self.best(found)
             new = [candidate for candidate in best if candidate not in known]
             unknown.setdefault(found.query, {}).update(dict.fromkeys(new))
+            if new:
+                lists[found.query, best] = None
+        if self._whole:
+            return list(lists)
         return [(query, tuple(candidates)) for query, candidates in unknown.items() if candidates]
 
     def _lists(self, name: str, path: Path, row_of: Mapping[str, int]) -> list[FoundQuery]:

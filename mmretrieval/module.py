@@ -201,8 +201,11 @@ class UniversalRetriever(LightningModule):
             distance = self._distance_to_start(batch, embeddings)
             self.log("train/distance_to_start", distance.detach())
             loss = loss + self.distillation.weight * distance
-        if self.reranker_distillation is not None and batch.targets is not None:
-            divergence = self.reranker_distillation(queries, candidates, batch.negative_of, batch.targets)
+        if self.reranker_distillation is not None:
+            targets = batch.targets
+            if targets is None:  # of this rank: all take part in counting
+                targets = torch.full((len(candidates),), torch.nan, device=candidates.device)
+            divergence = self.reranker_distillation(queries, candidates, batch.negative_of, targets)
             self.log("train/divergence_from_reranker", divergence.detach())
             loss = loss + self.reranker_distillation.weight * divergence
         self.health.saw(loss)

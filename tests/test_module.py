@@ -9,7 +9,7 @@ from mmretrieval.content import Candidate, Content, Query
 from mmretrieval.encoder.adapters import LoRA, TrainedParts
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.errors import UserError
-from mmretrieval.loss import InfoNCE
+from mmretrieval.loss import InfoNCE, RerankerDistillation
 from mmretrieval.module import UniversalRetriever
 from mmretrieval.schedules import WarmupCosine
 
@@ -227,3 +227,18 @@ def test_weights_that_were_loaded_once_are_not_loaded_over_a_training(module, tm
     changed = started.weights_hash()
     started.configure_model()
     assert started.weights_hash() == changed != module.weights_hash()
+
+
+def test_a_rerankers_targets_add_their_divergence_and_none_adds_nothing(module, batch, monkeypatch):
+    values = logged(module, monkeypatch)
+    module.eval()
+    plain = module.training_step(batch, 0)
+    module.reranker_distillation = RerankerDistillation(weight=2.0)
+    torch.testing.assert_close(module.training_step(batch, 0), plain)
+    assert values["train/divergence_from_reranker"] == 0
+    targets = torch.tensor([0.2, float("nan"), float("nan"), 0.9])  # of the first query's two candidates
+    queries, candidates = module.encoder(batch.inputs).tensor_split([3])
+    divergence = module.reranker_distillation(queries, candidates, batch.negative_of, targets)
+    found = module.training_step(batch._replace(targets=targets), 0)
+    torch.testing.assert_close(found, plain + 2 * divergence)
+    assert float(divergence.detach()) > 0

@@ -158,6 +158,8 @@ def _questions(path: Path, left_out: Counter[str]) -> Iterator[TextPair]:
                 left_out[reason] += 1
                 continue
             yield _pair(Source(path, number), {"query": row[0], "positives": row[1]})
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: file is missing; give {EXPECTED}") from None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
@@ -181,5 +183,5 @@ def _squad(document: Any) -> Iterator[Row]:  # noqa: ANN401 - JSON
 
 def _bioasq(document: Any) -> Iterator[Row]:  # noqa: ANN401 - JSON
     for question in document["questions"]:
-        texts = [snippet["text"] for snippet in question.get("snippets", ())]
+        texts = [text for snippet in question.get("snippets", ()) if (text := snippet["text"]).strip()]
         yield (question["body"], texts), NO_SNIPPET

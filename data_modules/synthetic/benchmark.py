@@ -97,7 +97,7 @@ def scenes_of_test(seed: int = 0, size: int = DEFAULT_SIZE) -> frozenset[int]:
         for _ in _write_split(split, registry, facts_of_splits(seed)[plan.split], plan, seed):
             pass
         split.close()
-    return registry.scenes
+    return registry.scenes | split.shown
 
 
 def _write_split(

@@ -12,7 +12,7 @@ from PIL import Image
 from data_modules.synthetic.drawing import draw_entity, draw_scene
 from data_modules.synthetic.entities import TOPICS, Fact
 from data_modules.synthetic.scene_data import Plan
-from data_modules.synthetic.scenes import BACKGROUNDS, COUNTS, PLACES, SIZES, Group, Scene
+from data_modules.synthetic.scenes import BACKGROUNDS, COUNTS, PLACES, SIZES, Group, Scene, signature
 from data_modules.synthetic.split_writer import SplitWriter
 from data_modules.synthetic.tasks import ENTITY_ARTICLE, ENTITY_PASSAGE, INFO_ARTICLE, INFO_PASSAGE
 
@@ -53,7 +53,7 @@ def encyclopedia(out: SplitWriter, rng: random.Random, facts: Sequence[Fact], pl
 
 def _write_entry(out: SplitWriter, rng: random.Random, fact: Fact, holders: Sequence[str]) -> _Entry:
     passage, article = fact.passage(rng), fact.passage(rng)
-    image = out.image(holders[0], _entity_picture(holders[0], fact, rng))
+    image = out.image(holders[0], _entity_picture(out, holders[0], fact, rng))
     return _Entry(
         fact,
         {dataset: out.candidate(dataset, text=passage) for dataset in holders},
@@ -74,14 +74,16 @@ def _ask(
         (to_article, entry.articles, [other.articles[dataset] for other in alike]),
     ):
         positives = [answers[dataset], *(id_ for name, id_ in answers.items() if name != dataset)]
-        image = out.image(dataset, _entity_picture(dataset, entry.fact, rng))
+        image = out.image(dataset, _entity_picture(out, dataset, entry.fact, rng))
         out.query(task, positives, text=rng.choice(wordings), image=image, negatives=wrong)
 
 
-def _entity_picture(dataset: str, fact: Fact, rng: random.Random) -> Image.Image:
+def _entity_picture(out: SplitWriter, dataset: str, fact: Fact, rng: random.Random) -> Image.Image:
     """Draw a portrait for ``entities``, a scene with nothing else in it for ``infoscenes``."""
     seed = rng.getrandbits(32)
     if dataset == "entities":
         return draw_entity(fact.colour, fact.shape, seed)
     group = Group(fact.shape, fact.colour, rng.choice(SIZES), rng.choice(COUNTS), rng.choice(PLACES))
-    return draw_scene(Scene(rng.choice(BACKGROUNDS), (group,)), seed)
+    scene = Scene(rng.choice(BACKGROUNDS), (group,))
+    out.shown.add(signature(scene))
+    return draw_scene(scene, seed)

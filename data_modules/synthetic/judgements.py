@@ -183,8 +183,11 @@ class JudgementSampler:
         rng = self._rng
         if rng.random() < 0.5:
             return draw_entity(fact.colour, fact.shape, rng.getrandbits(32))
-        group = Group(fact.shape, fact.colour, rng.choice(SIZES), rng.choice(COUNTS), rng.choice(PLACES))
-        return self._picture(Scene(rng.choice(BACKGROUNDS), (group,)))
+        while True:
+            group = Group(fact.shape, fact.colour, rng.choice(SIZES), rng.choice(COUNTS), rng.choice(PLACES))
+            scene = Scene(rng.choice(BACKGROUNDS), (group,))
+            if self._scenes.allows(scene):
+                return self._picture(scene)
 
     def _text(self, scene: Scene) -> str:
         kinds = (caption, caption, news_caption, catalogue_entry)

@@ -146,7 +146,7 @@ class SceneSampler:
             )
             if self._held_out and rng.random() < 0.5:
                 scene = self._with_held_out_pair(scene)
-            if self._allowed(scene):
+            if self.allows(scene):
                 return scene
 
     def variant(self, scene: Scene, attributes: Sequence[Attribute] = ATTRIBUTES) -> Scene:
@@ -161,7 +161,7 @@ class SceneSampler:
             else:
                 group = rng.choice(scene.groups)
                 changed = with_group(scene, group, change_group(group, attribute, rng))
-            if self._allowed(changed):
+            if self.allows(changed):
                 return changed
 
     def family(
@@ -186,7 +186,8 @@ class SceneSampler:
         group = self._rng.choice(scene.groups)
         return with_group(scene, group, dataclasses.replace(group, colour=colour, shape=shape))
 
-    def _allowed(self, scene: Scene) -> bool:
+    def allows(self, scene: Scene) -> bool:
+        """Whether a scene may be shown: consistent, of the split's pairs, and not excluded."""
         if not scene.is_consistent or (scene.has_held_out_pair and not self._held_out):
             return False
         return not self._excluded or signature(scene) not in self._excluded

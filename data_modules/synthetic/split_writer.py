@@ -33,6 +33,8 @@ class SplitWriter:
         self._numbers = numbers
         self._rng = rng
         self._mixture: list[QueryRecord] = []
+        self.shown: set[int] = set()
+        """Signatures of scenes that no registry knows: those with a single entity."""
         self.queries = 0
         """Queries written so far."""
 

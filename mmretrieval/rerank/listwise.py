@@ -45,12 +45,15 @@ class ListwiseReranker(ZeroShotReranker):
         max_text_tokens: Longer texts of a query or a candidate are cut.
         chat: Whether a prompt is the user's turn of the model's own chat template.
         rows: Most prompts that go through the model at a time, at least 1.
-        kept_pictures: Features of how many pictures are kept, at least 1.
+        kept_gib: How much of pictures' features is kept, in GiB.
+        pixel_rows: Most tiles or patches that go through the vision tower at a time; ``None``: no limit.
         share_prefix: Whether what prompts share is computed once; scores are the same either way.
 
     Raises:
         UserError: If an argument is out of range.
     """
+
+    independent = False
 
     def __init__(
         self,
@@ -63,7 +66,8 @@ class ListwiseReranker(ZeroShotReranker):
         max_text_tokens: int = 128,
         chat: bool = True,
         rows: int = 8,
-        kept_pictures: int = 1024,
+        kept_gib: float = 1.0,
+        pixel_rows: int | None = None,
         share_prefix: bool = True,
     ) -> None:
         super().__init__(
@@ -74,7 +78,8 @@ class ListwiseReranker(ZeroShotReranker):
             max_text_tokens=max_text_tokens,
             chat=chat,
             rows=rows,
-            kept_pictures=kept_pictures,
+            kept_gib=kept_gib,
+            pixel_rows=pixel_rows,
             share_prefix=share_prefix,
         )
         if not 2 <= window <= len(_LETTERS) or permutations < 1:
@@ -97,7 +102,7 @@ class ListwiseReranker(ZeroShotReranker):
         Raises:
             UserError: If one is several tokens.
         """
-        return tuple(self._answer_id(letter) for letter in _LETTERS[: self.window])
+        return self._tokens_of(_LETTERS[: self.window])
 
     @override
     @torch.inference_mode()

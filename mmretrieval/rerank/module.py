@@ -76,6 +76,11 @@ class Reranking(LightningModule):
     def predict_step(self, batch: RerankItem, batch_idx: int) -> Scored:
         return Scored(batch, self.reranker.score(batch.query, batch.candidates, batch.task))
 
+    @property
+    def independent(self) -> bool:
+        """Whether a candidate's score is the same whatever it is scored with."""
+        return self.reranker.independent
+
     def score_hash(self, task: str) -> str:
         """Return a hex digest of all that decides the scores of a task."""
         return self.reranker.score_hash(task)

@@ -39,7 +39,8 @@ class PictureBank:
         prepare: Turns a picture into tokens and pixels.
         image_token_id: The token that the model replaces by features.
         max_pixels: Larger pictures are scaled down to so many pixels.
-        limit: How many pictures are kept, at least 1; one call may hold more.
+        kept_gib: How much of the features is kept; one call may hold more.
+        pixel_rows: Most tiles or patches that go through the vision tower at a time; ``None``: no limit.
     """
 
     def __init__(
@@ -49,10 +50,13 @@ class PictureBank:
         prepare: PictureProcessor,
         image_token_id: int,
         max_pixels: int | None,
-        limit: int,
+        kept_gib: float,
+        pixel_rows: int | None = None,
     ) -> None:
         self._core, self._family, self._prepare = core, family, prepare
-        self._image_token_id, self._max_pixels, self._limit = image_token_id, max_pixels, limit
+        self._image_token_id, self._max_pixels = image_token_id, max_pixels
+        self._budget, self._pixel_rows = kept_gib * 2**30, pixel_rows
+        self._bytes = 0
         self._known: OrderedDict[bytes, KnownPicture] = OrderedDict()
         self._numbered = 0
 
@@ -70,8 +74,8 @@ class PictureBank:
         for key in keys:
             self._known.move_to_end(key)
         found = [self._known[key] for key in keys]
-        while len(self._known) > self._limit:
-            self._known.popitem(last=False)
+        while self._bytes > self._budget:
+            self._bytes -= _size(self._known.popitem(last=False)[1])
         return found
 
     def _compute(self, images: dict[bytes, Image.Image]) -> None:
@@ -81,9 +85,16 @@ class PictureBank:
         device = self._core.device
         pictures = pictures._replace(pixels=pictures.pixels.to(device), shapes=pictures.shapes.to(device))
         pictures = pictures._replace(rows=pictures.rows.to(device), tokens=pictures.tokens.to(device))
-        features = picture_features(self._core, self._family, pictures)
+        features = picture_features(self._core, self._family, pictures, self._pixel_rows)
         assert features is not None  # there are pictures
         for key, place, tokens in zip(images, places, ids, strict=True):
             own = features.at(torch.tensor([place], device=device))
             self._known[key] = KnownPicture(self._numbered, tokens, pictures.shapes[place], own)
+            self._bytes += _size(self._known[key])
             self._numbered += 1
+
+
+def _size(picture: KnownPicture) -> int:
+    """Bytes of a picture's features."""
+    layers = (picture.features.embeddings, *picture.features.deepstack)
+    return sum(layer.nbytes for layer in layers)

@@ -12,6 +12,7 @@ from mmretrieval.batches import EncoderInputs
 from mmretrieval.encoder.families import Family
 from mmretrieval.encoder.language import embedded, multimodal_positions, run
 from mmretrieval.encoder.vision import PictureFeatures
+from mmretrieval.errors import UserError
 from mmretrieval.rerank.pairs import Pairs
 
 
@@ -34,6 +35,9 @@ def last_states(core: Any, family: Family, pairs: Pairs, rows: int) -> Tensor:  
 
     Returns:
         The last layer's hidden state at the last token of each prompt, ``(K, D)``.
+
+    Raises:
+        UserError: If prompts share tokens, and the model's cache cannot be shared.
     """
     device = core.device
     input_ids, mask = pairs.inputs.input_ids.to(device), pairs.inputs.attention_mask.to(device)
@@ -73,7 +77,13 @@ class _Run:
         """The cache of what all prompts share."""
         columns = slice(0, self._pairs.shared)
         outputs = self._run(torch.zeros(1, dtype=torch.long), columns, self._mask[:1, columns], None)
-        return outputs.past_key_values
+        cache = outputs.past_key_values
+        if not all(hasattr(layer, "batch_repeat_interleave") for layer in cache.layers):
+            raise UserError(
+                "reranker.share_prefix: this model keeps states that cannot be shared, as those of linear "
+                "attention; set it to false"
+            )
+        return cache
 
     def rest(self, prefix: Any, chosen: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """Last states of some prompts, and which they are."""

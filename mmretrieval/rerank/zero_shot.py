@@ -22,11 +22,12 @@ from mmretrieval.encoder.backbone import (
     load_processor,
     resolve,
 )
-from mmretrieval.encoder.discovery import family_of
+from mmretrieval.encoder.discovery import family_of, is_discovered
 from mmretrieval.encoder.families import Family
 from mmretrieval.encoder.fingerprint import fingerprint, model_folder
 from mmretrieval.encoder.pictures import PictureOptions, picture_processor
 from mmretrieval.encoder.prompts import Frame, chat_frame
+from mmretrieval.encoder.verification import verify_discovered
 from mmretrieval.errors import UserError
 from mmretrieval.rerank.pairs import PairProcessor, Pairs
 from mmretrieval.rerank.picture_bank import PictureBank
@@ -49,12 +50,16 @@ class ZeroShotReranker(nn.Module):
         max_text_tokens: Longer texts of a query or a candidate are cut.
         chat: Whether a prompt is the user's turn of the model's own chat template.
         rows: Most candidates that go through the model at a time, at least 1.
-        kept_pictures: Features of how many pictures are kept, at least 1.
+        kept_gib: How much of pictures' features is kept, in GiB.
+        pixel_rows: Most tiles or patches that go through the vision tower at a time; ``None``: no limit.
         share_prefix: Whether what prompts share is computed once; scores are the same either way.
 
     Raises:
         UserError: If an argument is out of range.
     """
+
+    independent = True
+    """Whether a candidate's score is the same whatever it is scored with."""
 
     def __init__(
         self,
@@ -66,23 +71,27 @@ class ZeroShotReranker(nn.Module):
         max_text_tokens: int = 256,
         chat: bool = True,
         rows: int = 16,
-        kept_pictures: int = 1024,
+        kept_gib: float = 1.0,
+        pixel_rows: int | None = None,
         share_prefix: bool = True,
     ) -> None:
         super().__init__()
         for name, value in (
             ("max_text_tokens", max_text_tokens),
             ("rows", rows),
-            ("kept_pictures", kept_pictures),
+            ("pixel_rows", pixel_rows),
         ):
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"reranker.{name} {value}: must be at least 1")
         if loading.language_model is not None:
             raise UserError("reranker.loading.language_model: a reranker answers with its own language model")
         self.base, self.loading, self.pictures = base, loading, pictures
         self.prompts = RerankPrompts(prompts)
         self.answers, self.max_text_tokens, self.chat = answers, max_text_tokens, chat
-        self.rows, self.kept_pictures, self.share_prefix = rows, kept_pictures, share_prefix
+        if not kept_gib >= 0:
+            raise UserError(f"reranker.kept_gib {kept_gib}: must be at least 0")
+        self.rows, self.kept_gib, self.pixel_rows = rows, kept_gib, pixel_rows
+        self.share_prefix = share_prefix
         self.model: Any = None
 
     def load(self) -> None:
@@ -96,7 +105,14 @@ class ZeroShotReranker(nn.Module):
         check_attention(self._config, self.family, self.loading, bidirectional=False)
         self.answer_ids  # noqa: B018 - an unusable answer is an error before the weights are read
         self.model = load_model(self.base, self.loading, (self.family.vision_tower, *self.family.projectors))
+        if is_discovered(self.model.model.config):
+            verify_discovered(self.model.model, self.family, self._processor, self.base)
         self.model.requires_grad_(False).eval()
+
+    def release(self) -> None:
+        """Leave the device: move the weights to the CPU, and forget the pictures."""
+        self.cpu()
+        self.__dict__.pop("_pair_processor", None)
 
     @cached_property
     def family(self) -> Family:
@@ -110,25 +126,27 @@ class ZeroShotReranker(nn.Module):
         Raises:
             UserError: If one is several tokens, or both are the same.
         """
-        first, second = (self._answer_id(answer) for answer in self.answers)
-        if first == second:
-            raise UserError(f"reranker.answers {self.answers}: are the same token to {self.base!r}")
-        return first, second
+        return self._tokens_of(self.answers)
 
-    def _answer_id(self, answer: str) -> int:
+    def _tokens_of(self, answers: Sequence[str]) -> tuple[int, ...]:
+        """One token for each answer, all with a blank before them or none."""
         tokenizer = self._processor.tokenizer
         # A blank stands before an answer, unless the prompt ends with one or with a new line.
-        blank = bool(self._frame.after) and not self._frame.after[-1].isspace()
-        forms = [f" {answer}", answer] if blank else [answer]
-        found = [tokenizer(form, add_special_tokens=False)["input_ids"] for form in forms]
-        single = [ids[0] for ids in found if len(ids) == 1]
+        blank = not self._frame.after[-1:].isspace()
+        forms = [[f" {answer}" for answer in answers]] if blank else []
+        tokens = [tokenizer(form, add_special_tokens=False)["input_ids"] for form in [*forms, list(answers)]]
+        single = [form for form in tokens if all(len(ids) == 1 for ids in form)]
         if not single:
-            spelled = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(found[0])))
+            wrong = next(n for n, ids in enumerate(tokens[0]) if len(ids) != 1)
+            spelled = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(tokens[0][wrong])))
             raise UserError(
-                f"reranker.answers {answer!r}: are the tokens {spelled} to {self.base!r}; choose a word that "
-                "is one token, as Yes and No"
+                f"reranker.answers {answers[wrong]!r}: are the tokens {spelled} to {self.base!r}; choose a "
+                "word that is one token, as Yes and No"
             )
-        return int(single[0])
+        found = tuple(int(ids[0]) for ids in single[0])
+        if len({*found}) < len(found):
+            raise UserError(f"reranker.answers {tuple(answers)}: are the same token to {self.base!r}")
+        return found
 
     def pairs(self, query: Query, candidates: Sequence[Candidate], task: str) -> Pairs:
         """Write the prompts of a query with K candidates.
@@ -159,11 +177,14 @@ class ZeroShotReranker(nn.Module):
         return self._logits(states, self.answer_ids).softmax(dim=1)[:, 0].float().cpu()
 
     def _logits(self, states: Tensor, answers: Sequence[int]) -> Tensor:
-        """Logits of A answers after each of K prompts, ``(K, A)``, in single precision."""
+        """Logits of A answers after each of K prompts, ``(K, A)``, in single precision.
+
+        In half precision, logits of like answers would be equal.
+        """
         head = self.model.get_output_embeddings()
         ids = list(answers)
-        bias = None if getattr(head, "bias", None) is None else head.bias[ids]
-        logits = functional.linear(states, head.weight[ids], bias).float()
+        bias = None if getattr(head, "bias", None) is None else head.bias[ids].float()
+        logits = functional.linear(states.float(), head.weight[ids].float(), bias)
         cap = getattr(self._config.get_text_config(), "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -174,7 +195,13 @@ class ZeroShotReranker(nn.Module):
         max_pixels = None if self.family.multimodal_rope else self.pictures.max_pixels
         prepare = picture_processor(processor, self.family, self._config, image_token, self.pictures)
         bank = PictureBank(
-            self.model.model, self.family, prepare, image_token, max_pixels, self.kept_pictures
+            self.model.model,
+            self.family,
+            prepare,
+            image_token,
+            max_pixels,
+            self.kept_gib,
+            self.pixel_rows,
         )
         return PairProcessor(
             tokenizer=processor.tokenizer,
@@ -194,10 +221,20 @@ class ZeroShotReranker(nn.Module):
 
     def score_hash(self, task: str) -> str:
         """Return a hex digest of all that decides the scores of a task: weights, prompt and settings."""
-        base = fingerprint(model_folder(resolve(self.base), self.loading.revision))
-        facts = (base, self.prompts.of(task), self.answers, self.max_text_tokens, self.chat)
-        settings = (self.pictures, self.loading.dtype, self.loading.language_model)
-        return blake2b(repr((*facts, *settings)).encode(), digest_size=16).hexdigest()
+        facts = (self.prompts.of(task), self.answers, self.max_text_tokens, self._frame, self.pictures)
+        loading = (self.loading.dtype, self.loading.quantization, self.loading.parts)
+        return blake2b(repr((self._base_hash, *facts, *loading)).encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _base_hash(self) -> str:
+        """A digest of the model's weights, and of what makes its inputs."""
+        processor = self._processor
+        parts = [
+            fingerprint(model_folder(resolve(self.base), self.loading.revision, fetch=True)),
+            processor.tokenizer.backend_tokenizer.to_str(),
+            processor.image_processor.to_json_string(),
+        ]
+        return blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
     @cached_property
     def _config(self) -> Any:  # noqa: ANN401

@@ -24,6 +24,7 @@ def rerank(
     prompts: Path | None = None,
     qrels: Path | None = None,
     dtype: str = "float32",
+    chat: bool = True,
     devices: int = 1,
 ) -> None:
     """Reorder a run's best candidates by an MLLM's True or False, and say what that gained and lost.
@@ -42,6 +43,7 @@ def rerank(
         prompts: YAML file of prompts by task.
         qrels: A file of qrels or a folder of them; by default those beside the run files, or the data's.
         dtype: float32, bfloat16 or float16.
+        chat: Whether prompts are turns of the model's chat template; false for a model without one.
         devices: How many processes or GPUs share the work.
     """
     # They take seconds, which other sub-commands need not wait for.
@@ -61,7 +63,7 @@ def rerank(
         writer = RerankWriter(weight=weight, qrels=qrels)
     except ValueError as error:
         raise UserError(str(error)) from error
-    reranker = ZeroShotReranker(model, Loading(dtype=dtype), prompts=prompts)
+    reranker = ZeroShotReranker(model, Loading(dtype=dtype), prompts=prompts, chat=chat)
     trainer = Trainer(
         devices=devices,
         default_root_dir=out,

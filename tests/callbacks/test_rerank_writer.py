@@ -50,8 +50,20 @@ class Scorer(pl.LightningModule):
         scores = torch.tensor([score_of(batch.query_id, c) for c in batch.candidate_ids])
         return Scored(batch, scores)
 
+    independent = True
+
     def score_hash(self, task):
         return f"hash of {task}"
+
+
+class Together(Scorer):
+    """Scores that depend on what is scored together."""
+
+    independent = False
+
+    def predict_step(self, batch, batch_idx):
+        item, scores = super().predict_step(batch, batch_idx)
+        return Scored(item, scores / len(scores))
 
 
 @pytest.fixture
@@ -100,15 +112,18 @@ def test_files_have_the_order_of_the_scores_and_measures_are_those_of_the_files(
             for part, file in (("before", path), ("after", tmp_path / "out/runs_rerank" / path.name)):
                 values = measure(file, qrels, Measure.named(name), "score").values.values()
                 assert document[part][path.stem][name] == pytest.approx(np.mean([*values]))
-    means = [document["after"][path.stem]["hit@1"] for path in runs.glob("*.trec")]
-    assert document["after"][AVERAGE]["hit@1"] == pytest.approx(np.mean(means))
+    averages = [f"{AVERAGE} global", f"{AVERAGE} local"]
+    assert [name for name in document["after"] if name.startswith(AVERAGE)] == averages
+    means = [document["after"][path.stem]["hit@1"] for path in runs.glob("global_*.trec")]
+    assert document["after"][averages[0]]["hit@1"] == pytest.approx(np.mean(means))
+    assert document["queries"] == 30, "each once, in however many files"
     assert document["after"] != document["before"]
     assert [point["weight"] for point in document["fusion"]] == [n / 10 for n in range(11)]
-    assert document["fusion"][0]["hit@1"] == document["before"][AVERAGE]["hit@1"]
-    assert document["fusion"][-1]["hit@1"] == document["after"][AVERAGE]["hit@1"]
+    assert document["fusion"][0]["hit@1"] == document["before"][averages[0]]["hit@1"]
+    assert document["fusion"][-1]["hit@1"] == document["after"][averages[0]]["hit@1"]
     assert "global_alpha_task0" in capsys.readouterr().out
     text = (tmp_path / "out/report_rerank.md").read_text()
-    assert "| average |" in text
+    assert "| average global |" in text
     for name in ("fusion.png", "gallery/helped.png", "gallery/hurt.png"):
         assert (tmp_path / "out" / name).stat().st_size > 1000
 
@@ -124,11 +139,36 @@ def test_a_run_that_was_ended_goes_on_where_it_was(fakes, runs, packed, tmp_path
     # Another weight needs no scoring, but for the one query that Lightning wants.
     none, fused = predict(fakes, tmp_path / "out", RerankDataModule(runs, packed), weight=0.5)
     assert len({query for query, _ in none.seen}) == 1
-    assert fused["after"][AVERAGE] == {
+    assert fused["after"][f"{AVERAGE} global"] == {
         name: pytest.approx(value) for name, value in expected["fusion"][5].items() if name != "weight"
     }
     files = [tmp_path / f"{name}/runs_rerank/global_beta_task1.trec" for name in ("whole", "out")]
     assert files[0].read_bytes() != files[1].read_bytes()
+
+
+def test_scores_that_depend_on_each_other_are_made_anew_for_other_lists(fakes, runs, packed, tmp_path):
+    first, _ = predict(fakes, tmp_path, RerankDataModule(runs, packed, top_k=4), Together())
+    asked = Counter(query for query, _ in first.seen)
+    assert set(asked.values()) == {4, 8}, "a query in two files has two lists"
+    again, _ = predict(fakes, tmp_path, RerankDataModule(runs, packed, top_k=4), Together())
+    assert len({query for query, _ in again.seen}) == 1, "what Lightning wants"
+    more, document = predict(fakes, tmp_path, RerankDataModule(runs, packed, top_k=5), Together())
+    assert set(Counter(query for query, _ in more.seen).values()) == {5, 10}, (
+        "whole lists, not the fifth alone"
+    )
+    _, expected = predict(fakes, tmp_path / "new", RerankDataModule(runs, packed, top_k=5), Together())
+    assert document["after"] == expected["after"]
+
+
+def test_other_data_at_the_same_place_are_scored_anew(fakes, runs, packed, tmp_path, monkeypatch):
+    predict(fakes, tmp_path, RerankDataModule(runs, packed))
+    monkeypatch.setattr("callbacks.rerank_writer.candidates_digest", lambda corpus: "others")
+    again, _ = predict(fakes, tmp_path, RerankDataModule(runs, packed, files=["*beta*"]))
+    assert len({query for query, _ in again.seen}) > 1
+    assert [path.name for path in sorted((tmp_path / "runs_rerank").iterdir())] == [
+        "global_beta_task1.qrels",
+        "global_beta_task1.trec",
+    ]
 
 
 def test_files_of_another_system_may_leave_queries_out_and_choose_files(fakes, runs, packed, tmp_path):

@@ -32,6 +32,11 @@ class Reranker(torch.nn.Module):
     def score_hash(self, task):
         return f"hash of {task}"
 
+    def load(self):
+        pass
+
+    release = load
+
 
 @pytest.fixture
 def distilled(fakes, packed):
@@ -97,6 +102,12 @@ def test_what_is_missing_is_said_before_training(fakes, distilled, module, tmp_p
     data, distilling = distilled
     with pytest.raises(MisconfigurationException, match=r"list callbacks\.HardNegativeMining before"):
         fakes.make_trainer(tmp_path, [RerankerTargets(Reranker())]).fit(distilling, datamodule=data)
+    together = Reranker()
+    together.independent = False
+    with pytest.raises(MisconfigurationException, match="do not depend on what is scored together"):
+        fakes.make_trainer(tmp_path, [HardNegativeMining(), RerankerTargets(together)]).fit(
+            distilling, datamodule=data
+        )
     with pytest.raises(MisconfigurationException, match="give the model a reranker_distillation"):
         fakes.make_trainer(tmp_path, [HardNegativeMining(), RerankerTargets(Reranker())]).fit(
             module, datamodule=data

@@ -128,6 +128,16 @@ def test_each_distinct_picture_goes_through_the_tower_once(folder, family, tmp_p
     assert seen == [2]
 
 
+def test_features_are_kept_within_a_budget(folder, family, tmp_path, contents):
+    query, candidates = contents["both"]
+    whole = reranker(folder, tmp_path, family).score(query, candidates)
+    made = reranker(folder, tmp_path, family, kept_gib=0, pixel_rows=1)
+    torch.testing.assert_close(made.score(query, candidates), whole, atol=1e-5, rtol=0)
+    assert not made._pair_processor._bank._known
+    made.release()
+    torch.testing.assert_close(made.score(query, candidates), whole, atol=1e-5, rtol=0)
+
+
 def test_heads_and_generation_never_run_over_whole_prompts(folder, family, tmp_path, contents):
     made = reranker(folder, tmp_path, family)
     calls = []
@@ -174,5 +184,10 @@ def test_answers_are_single_tokens(tiny_mllm):
     with pytest.raises(UserError, match="are the same token"):
         ZeroShotReranker(str(tiny_mllm), answers=("T", "T")).load()
     embedded = ZeroShotReranker()
-    names = embedded._processor.tokenizer.convert_ids_to_tokens(embedded.answer_ids)
-    assert names == ["ĠTrue", "ĠFalse"]
+    for made in (embedded, ZeroShotReranker(chat=False)):
+        names = made._processor.tokenizer.convert_ids_to_tokens(made.answer_ids)
+        assert names == ["ĠTrue", "ĠFalse"], "both begin a word"
+    hashes = [
+        made.score_hash("a_task7") for made in (embedded, ZeroShotReranker(), ZeroShotReranker(chat=False))
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]

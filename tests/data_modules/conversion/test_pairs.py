@@ -84,7 +84,7 @@ def test_squads_questions_ask_for_their_paragraphs(tmp_path):
 
 
 def test_bioasqs_questions_ask_for_their_snippets(tmp_path):
-    snippets = [{"text": " one ", "document": "d"}, {"text": "two", "document": "e"}]
+    snippets = [{"text": " one ", "document": "d"}, {"text": "two", "document": "e"}, {"text": " "}]
     questions = [{"body": "what", "snippets": snippets, "type": "list"}, {"body": "why", "documents": ["d"]}]
     (tmp_path / "task.json").write_text(json.dumps({"questions": questions}))
     summary = convert(tmp_path / "task.json", tmp_path / "out")
@@ -141,6 +141,11 @@ def test_unusable_files_are_named(tmp_path, monkeypatch):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(DataError, match="the layout of neither SQuAD nor BioASQ"):
         list(text_pairs(tmp_path / "other.json"))
+    (tmp_path / "bad.json").write_text(
+        json.dumps({"questions": [{"body": " ", "snippets": [{"text": "a"}]}]})
+    )
+    with pytest.raises(DataError, match=r"bad.json:1: query is ' '; write a text"):
+        list(text_pairs(tmp_path / "bad.json"))
     monkeypatch.setattr(format_, "MAX_LINE", 100)
     write(tmp_path / "bomb.jsonl.gz", [["q", "a" * 1000]], gzip.open)
     with pytest.raises(DataError, match=r"bomb.jsonl.gz:1: has more than 100 bytes"):

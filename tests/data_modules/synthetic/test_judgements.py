@@ -104,3 +104,18 @@ def test_facts_are_those_of_training(monkeypatch):
     rng = random.Random(0)
     tested = JudgementSampler(rng, SceneSampler(rng, held_out=True), held_out=True)
     assert not set(tested._facts) & train
+
+
+def test_portraits_of_entities_are_no_scenes_of_the_test_split(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(judgements, "draw_scene", lambda scene, seed: drawn.append(scene) or PICTURE)
+    every = sampler()
+    for _ in range(300):
+        every.entity_to_article()
+    half = frozenset(signature(scene) for scene in drawn[::2])
+    drawn.clear()
+    made = sampler(excluded=half)
+    for _ in range(300):
+        made.entity_to_article()
+    assert len(drawn) > 100
+    assert not {signature(scene) for scene in drawn} & half
