@@ -12,6 +12,7 @@ modality_aware      the paper's two kinds, C1 and C2: configs/stage1.yaml itself
 restart             the paper's M^hard: from the backbone again, all epochs with the negatives of ``in_batch``
 one_task            in_batch, each batch of one task, so that in-batch negatives are of the right modality
 one_task_aware      the same with the paper's two kinds after the first epoch
+one_task_restart    restart, with the negatives of one_task and batches of one task
 """
 
 from __future__ import annotations
@@ -36,25 +37,29 @@ NEVER = {"every_n_epochs": None}
 AT_END = {**NEVER, "after_training": True}
 MINING: dict[str, dict[str, Any]] = {
     "in_batch": {"schedule": AT_END},
-    "one_task": {"schedule": NEVER},
+    "one_task": {"schedule": AT_END},
     "modality_unaware": {"plan": {"top_k": 50, "selection": ANY_OF_TOP}},
     "percent_filter": {"plan": {"top_k": 50, "selection": ANY_OF_TOP, "filters": [PERCENT]}},
     "modality_aware": {},
     "restart": {"schedule": NEVER},
     "one_task_aware": {},
+    "one_task_restart": {"schedule": NEVER},
 }
 """Arguments of the mining callback that differ from those of stage 1, by variant."""
+RESTARTS = {"restart": "in_batch", "one_task_restart": "one_task"}
+"""Variants that begin with what another one has mined at its end."""
 
 
 def main() -> None:
     arguments = parser(__doc__, "benchmark_ablation").parse_args()
     names = chosen(list(MINING), arguments)
-    if "restart" in names and "in_batch" not in names:
-        raise SystemExit("ablation.py: restart needs the negatives of in_batch; name both")
-    # restart begins with what in_batch ends with.
-    results = run_all(words([name for name in names if name != "restart"], arguments), MEASURES, arguments)
-    if "restart" in names:
-        results |= run_all(words(["restart"], arguments), MEASURES, arguments)
+    later = [name for name in names if name in RESTARTS]
+    if missing := [name for name in later if RESTARTS[name] not in names]:
+        raise SystemExit(
+            f"ablation.py: {missing[0]} needs the negatives of {RESTARTS[missing[0]]}; name both"
+        )
+    results = run_all(words([name for name in names if name not in later], arguments), MEASURES, arguments)
+    results |= run_all(words(later, arguments), MEASURES, arguments)
     report("negatives", {name: results[name] for name in names}, MEASURES, arguments)
 
 
@@ -66,8 +71,9 @@ def words(names: list[str], arguments: argparse.Namespace) -> dict[str, list[str
     for name in names:
         for seed in arguments.seeds:
             changes = dict(MINING[name])
-            if name == "restart":
-                changes["start"] = str(folder("in_batch", seed, arguments) / "negatives/round_0.npz")
+            if name in RESTARTS:
+                first = folder(RESTARTS[name], seed, arguments)
+                changes["start"] = str(first / "negatives/round_0.npz")
             write(arguments.out / f"{name}_{seed}.yaml", stage1, changes)
         variants[name] = ["-c", str(arguments.out.resolve() / f"{name}_{{seed}}.yaml")]
         if name.startswith("one_task"):
