@@ -77,6 +77,7 @@ def test_texts_are_learnt_first_then_stage_1_and_stage_2_with_its_options(texts,
 
     config = own_texts("continual_text.yaml", texts, tmp_path)
     options = ["--data.init_args.batches_per_epoch=2", f"--model.init_args.init_from={tmp_path / 'one'}"]
+    options.append("--trainer.log_every_n_steps=1")
     fit(config, "continual/soup.yaml", out=tmp_path / "two", options=options)
     forgetting = json.loads((tmp_path / "two/forgetting.json").read_text())
     assert forgetting["checks"][0]["multimodal"] == second["global"]["average"]["hit@5"]
