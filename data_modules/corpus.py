@@ -6,7 +6,6 @@ each data-loading worker can have its own :class:`PackedCorpus` and millions of 
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from functools import cached_property
@@ -21,49 +20,12 @@ from PIL import Image
 from data_modules.formats.records import CandidateRecord, DataError, QueryRecord, dataset_id, id_key, key_id
 from data_modules.shards import Column, Ints, ShardTable
 from mmretrieval.content import MODALITIES, Candidate, Content, Modality, Query
+from mmretrieval.image_bytes import decode_image
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "mmretrieval-packed", 2
-IMAGE_FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Image formats that are read, and the extension of each in a shard."""
-MAX_IMAGE_PIXELS = 64 * 2**20
-"""Larger images are refused before they are decoded: 64 Mpx are 192 MiB of RGB."""
 
 Codes = npt.NDArray[np.uint8]
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """Decode a JPEG, PNG or WebP image to RGB; transparency is composited on white.
-
-    Raises:
-        DataError: If the bytes are of no such image, damaged, or of more than ``MAX_IMAGE_PIXELS``.
-    """
-    image = open_image(data)
-    try:
-        image.load()
-        if image.has_transparency_data:
-            layer = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-        return image.convert("RGB")
-    except Exception as error:  # PIL raises errors of many kinds on damaged images
-        raise DataError(f"image is damaged ({type(error).__name__}: {error})") from None
-
-
-def open_image(data: bytes) -> Image.Image:
-    """Read an image's header, without decoding it.
-
-    Raises:
-        DataError: As :func:`decode_image`.
-    """
-    try:
-        image = Image.open(io.BytesIO(data), formats=list(IMAGE_FORMATS))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"image has more than {MAX_IMAGE_PIXELS} pixels") from None
-    except Exception as error:
-        raise DataError(f"no {', '.join(IMAGE_FORMATS)} image ({type(error).__name__}: {error})") from None
-    if image.width * image.height > MAX_IMAGE_PIXELS:
-        raise DataError(f"image of {image.width} x {image.height} has more than {MAX_IMAGE_PIXELS} pixels")
-    return image
 
 
 def content_key(text: str | None, image_digest: str | None) -> int:

@@ -31,21 +31,14 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.atomic import staged_directory
-from data_modules.corpus import (
-    FORMAT,
-    IMAGE_FORMATS,
-    MANIFEST,
-    VERSION,
-    content_key,
-    decode_image,
-    open_image,
-)
+from data_modules.corpus import FORMAT, MANIFEST, VERSION, content_key
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import CandidateRecord, DataError, QueryRecord, Source, dataset_id, id_key
 from data_modules.packed_queries import PackedQueries
 from data_modules.progress import progress_bar
 from data_modules.shards import ShardIndex, ShardWriter, file_digest, index_path
 from mmretrieval.content import MODALITIES, Modality
+from mmretrieval.image_bytes import IMAGE_FORMATS, ImageError, open_image, verify_image
 
 _BATCH = 512  # rows whose images are checked in parallel
 _CANDIDATE_COLUMNS = {"id": "i8", "modality": "u1", "key": "i8", "image": "i8"}
@@ -160,14 +153,13 @@ class _ImageStore:
                 str(header.format), "jpg"
             )  # MPO is a JPEG with more JPEGs behind it
             width, height = header.size
-            _verify(data)
-            decode_image(data)
+            verify_image(data)
         except OSError as error:
             raise DataError(
                 f"{source}: image {path!r} of {id_!r} cannot be read ({error.strerror}); add the file or "
                 "remove the row"
             ) from None
-        except DataError as error:
+        except ImageError as error:
             raise DataError(
                 f"{source}: image {path!r} of {id_!r}: {error}; replace the file or remove the row"
             ) from None
@@ -346,15 +338,6 @@ def _content_fields(record: QueryRecord | CandidateRecord, image_key: str | None
 
 def _json(fields: dict[str, Any]) -> bytes:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _verify(data: bytes) -> None:
-    try:
-        open_image(data).verify()
-    except DataError:
-        raise
-    except Exception as error:  # PIL raises errors of many kinds on damaged images
-        raise DataError(f"image is damaged ({type(error).__name__}: {error})") from None
 
 
 def _batches(rows: Iterator[T]) -> Iterator[list[T]]:

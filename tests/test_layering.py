@@ -11,15 +11,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mmretrieval", "data_modules", "callbacks")
 
 LAYERS = (
-    {"content", "batches", "errors", "distributed"},
+    {"content", "batches", "errors", "distributed", "image_bytes"},
     {"encoder", "loss", "metrics", "index", "schedules", "health", "shared_work"},
     {"mining", "rerank", "sharding", "export", "distillation"},
     {"module", "pretraining", "retriever"},
+    {"collection"},
     {"cli", "tools", "__main__"},
 )
 """Rooms of mmretrieval; each may import itself and earlier layers, of its own layer only as below."""
 
 NEIGHBOURS = {
+    ("image_bytes", "errors"),
     ("__main__", "tools"),
     ("tools", "cli"),
     ("retriever", "module"),

@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from data_modules.corpus import decode_image, open_image
 from data_modules.doctor import checks
 from data_modules.doctor.findings import Check, Findings
 from data_modules.doctor.keys import Keys, KeyTable, key_of
-from data_modules.formats.records import DataError, Source
+from data_modules.formats.records import Source
+from mmretrieval.image_bytes import ImageError, verify_image
 
 ImageMode = Literal["decode", "exists"]
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -147,11 +147,8 @@ class ImageChecker:
         data = path.read_bytes()
         digest = int.from_bytes(blake2b(data, digest_size=8).digest(), "little") >> 1 or 1
         try:
-            open_image(data).verify()
-            decode_image(data)
-        except DataError as error:
+            verify_image(data)
+        except ImageError as error:
             check = checks.OVERSIZED_IMAGE if "more than" in str(error) else checks.DAMAGED_IMAGE
             return _Seen(digest, len(data), (check, _ADDRESS.sub("", str(error))))
-        except Exception as error:  # PIL raises errors of many kinds on damaged images
-            return _Seen(digest, len(data), (checks.DAMAGED_IMAGE, f"{type(error).__name__}: {error}"))
         return _Seen(digest, len(data), None)

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import io
 import json
 import pickle  # noqa: TID251  # what sends objects to workers
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from data_modules.corpus import PackedCorpus, content_key, decode_image
+from data_modules.corpus import PackedCorpus, content_key
 from data_modules.formats.records import DataError
 from data_modules.packing import pack
 
@@ -92,23 +89,3 @@ def test_a_folder_that_is_not_packed_is_refused(corpus, tmp_path):
     path.write_text(json.dumps(corpus.manifest | {"version": 99}))
     with pytest.raises(DataError, match=r"99.* instead of .*pack the data again"):
         PackedCorpus(corpus.root)
-
-
-def test_transparency_is_composited_on_white():
-    half = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
-    half.putpixel((0, 0), (10, 20, 30, 255))
-    stream = io.BytesIO()
-    half.save(stream, "PNG")
-    image = decode_image(stream.getvalue())
-    assert image.mode == "RGB"
-    assert np.asarray(image)[0].tolist() == [[10, 20, 30], [255, 255, 255]]
-    palette = io.BytesIO()
-    Image.new("P", (2, 2)).save(palette, "PNG", transparency=0)
-    assert decode_image(palette.getvalue()).getpixel((0, 0)) == (255, 255, 255)
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "RGB"])
-def test_every_colour_mode_becomes_rgb(mode):
-    stream = io.BytesIO()
-    Image.new(mode, (2, 2)).save(stream, "PNG" if mode == "1" else "JPEG")
-    assert decode_image(stream.getvalue()).mode == "RGB"

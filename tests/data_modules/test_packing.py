@@ -77,7 +77,7 @@ def test_a_missing_or_damaged_image_is_named_with_its_row(data, tmp_path, known)
 
 
 def test_a_decompression_bomb_is_refused(data, tmp_path, known, monkeypatch):
-    monkeypatch.setattr("data_modules.corpus.MAX_IMAGE_PIXELS", 11)
+    monkeypatch.setattr("mmretrieval.image_bytes.MAX_IMAGE_PIXELS", 11)
     with pytest.raises(DataError, match="image of 4 x 3 has more than 11 pixels"):
         pack(data.root, tmp_path / "out", progress=False)
 

@@ -203,7 +203,7 @@ def test_large_images_are_not_decoded(data, monkeypatch, known):
     monkeypatch.setattr("data_modules.doctor.images.MAX_IMAGE_BYTES", 10)
     assert problems(data) == {"oversized-image": 3}
     monkeypatch.undo()
-    monkeypatch.setattr("data_modules.corpus.MAX_IMAGE_PIXELS", 11)
+    monkeypatch.setattr("mmretrieval.image_bytes.MAX_IMAGE_PIXELS", 11)
     assert problems(data) == {"oversized-image": 3}
 
 
