@@ -147,9 +147,11 @@ def _refuse_foreign(target: Path, card: str = CARD) -> None:
 
 def _record_data(trainer: Trainer, folder: Path) -> None:
     """Write down the mixture of a data module that has one, as all of this project do."""
-    shares = getattr(getattr(trainer, "datamodule", None), "training_shares", None)
+    data = getattr(trainer, "datamodule", None)
+    shares = getattr(data, "training_shares", None)
     if shares is not None:
-        write_provenance(folder, Provenance(shares, trainer.global_step))
+        asked = getattr(data, "training_questions", {})
+        write_provenance(folder, Provenance(shares, trainer.global_step, asked))
 
 
 def _following(target: Path) -> Path:

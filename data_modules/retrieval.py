@@ -35,6 +35,8 @@ from data_modules.mixture import MixtureBatchSampler, MixtureSettings, Targets
 from data_modules.packing import pack, source_digest
 from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch
+from mmretrieval.content import MODALITIES
+from mmretrieval.encoder.provenance import Asked
 from mmretrieval.mining import NegativeTable
 
 Ints = npt.NDArray[np.int64]
@@ -221,6 +223,21 @@ class RetrievalDataModule(LightningDataModule):
     def training_shares(self) -> dict[str, float]:
         """Share of the training samples that each task gets, without those that get none."""
         return self.sampler.shares
+
+    @property
+    def training_questions(self) -> dict[str, Asked]:
+        """How each task of the training samples is asked, as its first query shows."""
+        queries = self.queries(self.train_split)
+        tasks, rows = np.unique(queries.task_of, return_index=True)
+        first = {queries.tasks[task]: int(row) for task, row in zip(tasks, rows, strict=True)}
+        return {
+            task: Asked(
+                MODALITIES[queries.modalities[first[task]]],
+                MODALITIES[queries.target_modality[first[task]]],
+                queries.instructions(first[task]),
+            )
+            for task in self.training_shares
+        }
 
     def set_negatives(self, table: NegativeTable | None) -> None:
         """Use mined negatives from the next epoch on; between epochs, or before training begins."""

@@ -16,6 +16,7 @@ from data_modules import EmbeddedDataModule, MBEIRDataModule, RetrievalDataModul
 from data_modules.formats.records import DataError
 from data_modules.packing import pack
 from data_modules.retrieval import cache_home
+from mmretrieval.content import MODALITIES
 from mmretrieval.mining import NegativeTable, Stamp
 
 pytestmark = pytest.mark.filterwarnings(
@@ -93,6 +94,8 @@ def rows_of(loader):
 
 
 def flat(tree):
+    if tree is None:  # a batch without a teacher's targets
+        return []
     return [tree] if isinstance(tree, torch.Tensor) else [leaf for part in tree for leaf in flat(part)]
 
 
@@ -171,6 +174,17 @@ def test_the_shares_of_training_leave_out_what_was_not_sampled(ready):
     weights = {"alpha_task0": 3.0, "alpha_task1": 1.0, "beta_x_task1": 0.0}
     assert ready(weights=weights).training_shares == {"alpha_task0": 0.75, "alpha_task1": 0.25}
     assert sum(ready().training_shares.values()) == pytest.approx(1)
+
+
+def test_how_training_queries_are_asked_is_known(ready):
+    module = ready(weights={"alpha_task0": 3.0, "alpha_task1": 1.0, "beta_x_task1": 0.0})
+    queries = module.queries("train")
+    assert module.training_questions.keys() == {"alpha_task0", "alpha_task1"}
+    for task, asked in module.training_questions.items():
+        rows = np.flatnonzero(queries.task_of == queries.tasks.index(task))
+        assert {MODALITIES[code] for code in queries.modalities[rows]} == {asked.query}
+        assert {MODALITIES[code] for code in queries.target_modality[rows]} == {asked.target}
+        assert all(queries.instructions(int(row)) == asked.instructions for row in rows)
 
 
 # --- contents to embed
