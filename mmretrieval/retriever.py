@@ -112,6 +112,11 @@ class Retriever:
         pool = [item if isinstance(item, Candidate) else Candidate(_content(item)) for item in candidates]
         return self._encode(pool, self.encoder.input_processor.candidates)
 
+    def embedding_hash(self) -> str:
+        """Return a hex digest of all that decides an embedding."""
+        whole = self.encoder.embedding_hash()
+        return whole if self.dim == self.encoder.embedding_dim else f"{whole}-{self.dim}"
+
     def for_mteb(self, instructions: Mapping[str, str]) -> MTEBEncoder:
         """Return the same retriever for ``mteb.evaluate``, with other instructions than mteb's.
 

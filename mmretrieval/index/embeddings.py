@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -250,6 +250,11 @@ class EmbeddingStore:
             for modality in np.unique(modalities):
                 chosen = places[modalities == modality]
                 yield StoredPart(shard.vectors_at(chosen), shard.rows[chosen], int(modality))
+
+    def discard(self, shards: Iterable[Shard]) -> None:
+        """Remove shards; rows that no other shard has are gone then."""
+        for shard in shards:
+            shard.path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the store; if that is interrupted, what is left is a smaller store or none."""

@@ -16,6 +16,7 @@ from data_modules import packing
 from data_modules import verify as verification
 from data_modules.atomic import staged_file
 from mmretrieval.content import MODALITIES
+from mmretrieval.errors import UserError
 
 
 def pack(root: Path, out: Path, max_shard_bytes: int = 512 * 2**20, progress: bool = True) -> None:
@@ -92,6 +93,22 @@ def synthetic(out: Path, seed: int = 0, size: int | None = None, progress: bool 
 
     sizes = {} if size is None else {"size": size}
     write_benchmark(out, seed=seed, progress=progress, **sizes)
+
+
+def album(out: Path, seed: int = 0, size: int = 120, progress: bool = True) -> None:
+    """Draw a folder of pictures, captions and notes, to try 'mmretrieval index' on.
+
+    Args:
+        out: Folder to create.
+        seed: The same seed gives the same files.
+        size: How many pictures to draw.
+        progress: Whether to show a progress bar.
+    """
+    from data_modules.synthetic.album import write_album  # draws pictures: not needed by the others
+
+    if size < 1:
+        raise UserError(f"--size {size}: must be at least 1")
+    write_album(out, seed=seed, size=size, progress=progress)
 
 
 def _write_json(path: Path | None, values: Mapping[str, Any]) -> None:

@@ -6,10 +6,22 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import auto_cli
+from jsonargparse import auto_cli, set_parsing_settings
 
 from mmretrieval.errors import UserError
-from mmretrieval.tools import compare, conversion, data, doctor, mining, mteb_tasks, original_ids, reranking
+from mmretrieval.tools import (
+    compare,
+    conversion,
+    data,
+    doctor,
+    indexing,
+    mining,
+    mteb_tasks,
+    original_ids,
+    reranking,
+    searching,
+)
+from mmretrieval.tools.words import spelled_out
 
 COMMANDS: dict[str, Any] = {
     "data": {
@@ -19,6 +31,7 @@ COMMANDS: dict[str, Any] = {
         "stats": data.stats,
         "doctor": doctor.doctor,
         "synthetic": data.synthetic,
+        "album": data.album,
         "convert": {
             "_help": "Bring data sets of other public layouts into that of M-BEIR.",
             "beir": conversion.beir,
@@ -34,6 +47,8 @@ COMMANDS: dict[str, Any] = {
     "compare": compare.compare,
     "rerank": reranking.rerank,
     "mteb": mteb_tasks.mteb,
+    "index": indexing.index,
+    "search": searching.search,
 }
 """Sub-commands: names to functions, whose annotations and docstrings make the arguments and their help."""
 
@@ -48,7 +63,10 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: With status 2 after one line on stderr for bad data or arguments, with 1 for found damage.
     """
     try:
-        auto_cli(COMMANDS, args=None if args is None else list(args), prog="mmretrieval")
+        words = sys.argv[1:] if args is None else list(args)
+        # A search's text needs no name, and may be left out.
+        set_parsing_settings(parse_optionals_as_positionals=words[:1] == ["search"])
+        auto_cli(COMMANDS, args=spelled_out(words, COMMANDS), prog="mmretrieval")
     except UserError as error:
         print(f"mmretrieval: {error}", file=sys.stderr)
         raise SystemExit(2) from None

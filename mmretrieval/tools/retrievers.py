@@ -1,0 +1,33 @@
+"""The retriever that a command is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmretrieval.retriever import Retriever
+
+
+def load_retriever(folder: Path, device: str) -> Retriever:
+    """Load a retriever.
+
+    Args:
+        folder: A training run, or an exported retriever.
+        device: cpu, cuda, or auto for cuda where there is one.
+
+    Raises:
+        UserError: If there is none, or it cannot be used.
+    """
+    from mmretrieval.retriever import Retriever
+
+    return Retriever.from_pretrained(folder, device_of(device))
+
+
+def device_of(device: str) -> str:
+    """The device itself, or for ``auto`` cuda where there is one, else cpu."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

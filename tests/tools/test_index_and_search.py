@@ -1,0 +1,124 @@
+import json
+
+import pytest
+from encoders import make, perturb
+from PIL import Image
+
+from mmretrieval import Content, Modality, Retriever
+from mmretrieval.encoder.provenance import Asked, Provenance, write_provenance
+from mmretrieval.tools.main import main
+
+
+@pytest.fixture(scope="module")
+def run(tiny_mllm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "stage1"
+    (folder / "adapter").mkdir(parents=True)
+    perturb(make(tiny_mllm)).save_pretrained(folder / "adapter")
+    asked = {"photos_task0": Asked(Modality.TEXT, Modality.IMAGE, ("Find a picture.",))}
+    write_provenance(folder / "adapter", Provenance({"photos_task0": 1.0}, 1, asked))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files") / "album"
+    main(["data", "album", str(folder), "--size", "12", "--progress", "false"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(run, album, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("indexes") / "index"
+    main(["index", str(album), "--model", str(run), "--out", str(folder)])
+    return folder
+
+
+def found(capsys, *words):
+    capsys.readouterr()
+    main(["search", *map(str, words), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_album_has_pictures_captions_and_notes(album):
+    assert len(list(album.glob("pictures/*.jpg"))) == 12
+    assert len(list(album.glob("pictures/*.txt"))) == 4
+    assert len(list(album.glob("notes/*.md"))) == 1
+
+
+def test_the_index_is_brought_up_to_date_without_naming_the_model_again(index, album, capsys):
+    (album / "notes/bad.jpg").write_text("no picture")
+    (album / "table.csv").write_text("a,b")
+    try:
+        main(["index", str(album), "--out", str(index)])
+    finally:
+        (album / "notes/bad.jpg").unlink()
+        (album / "table.csv").unlink()
+    said = capsys.readouterr().out
+    assert "0 added, 0 changed, 0 removed, 13 unchanged; 0 contents embedded" in said
+    assert "The index has 13 documents with 16 items" in said
+    assert "Neither text nor picture: 1 .csv" in said
+    assert "Not indexed, 1:\n  notes/bad.jpg: no JPEG" in said
+
+
+def test_a_search_by_text_picture_and_both_ranks_as_the_retriever_does(index, album, run, capsys):
+    retriever = Retriever.from_pretrained(run)
+    picture = album / "pictures/scene-0000.jpg"
+    images = found(capsys, index, "--image", picture, "--modality", "image", "-k", 99)
+    assert len(images) == 8, "pictures without a caption"
+    with Image.open(picture) as opened:
+        query = retriever.encode_queries([Content(None, opened.convert("RGB"))])[0]
+    for hit in images:
+        with Image.open(album / hit["image"]) as opened:
+            candidate = retriever.encode_candidates([Content(None, opened.convert("RGB"))])[0]
+        assert hit["score"] == pytest.approx(float(query @ candidate), abs=1e-4)
+    both = found(capsys, index, "a red star", "--image", picture, "-k", 99)
+    assert len(both) == 16
+    assert {hit["modality"] for hit in both} == {"text", "image", "image,text"}
+    scores = [hit["score"] for hit in both]
+    assert scores == sorted(scores, reverse=True)
+    asked = found(capsys, index, "a red star", "--modality", "image", "-k", 99)
+    assert {hit["instruction"] for hit in asked} == {"Find a picture."}
+    own = found(capsys, index, "a red star", "--modality", "image", "--instruction", "Look.", "-k", 99)
+    assert [hit["score"] for hit in asked] != [hit["score"] for hit in own]
+
+
+def test_the_table_shows_texts_as_they_are(index, album, capsys):
+    (album / "odd.txt").write_text("[bold]no markup[/bold] [/]\n")
+    main(["index", str(album), "--out", str(index)])
+    main(["search", str(index), "[bold]no markup[/bold]", "--modality", "text", "-k", "99"])
+    said = capsys.readouterr().out
+    assert "[bold]no" in said
+    assert "odd.txt" in said
+
+
+def test_reranking_reorders_the_same_items(index, tiny_mllm, capsys):
+    before = found(capsys, index, "a red star", "-k", 4, "--modality", "image")
+    after = found(capsys, index, "a red star", "-k", 4, "--modality", "image", "--rerank")
+    assert {hit["key"] for hit in before} == {hit["key"] for hit in after}
+    scores = [hit["score"] for hit in after]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["search", "{index}"], "Give a text to search with"),
+        (["search", "{index}", "  "], "Give a text to search with"),
+        (["search", "{index}", "x", "-k", "0"], "-k 0: must be at least 1"),
+        (["search", "{index}", "--image", "{page}"], "cannot be used"),
+        (["search", "{page}", "x"], "is no index"),
+        (["index", "{album}", "--out", "{new}"], "--model: give the retriever"),
+        (["index", "{album}", "--out", "{new}", "--model", "{album}"], "retriever.json"),
+        (["index", "{album}", "--out", "{index}", "--batch_size", "0"], "--batch_size 0: must be at least 1"),
+    ],
+)
+def test_mistakes_are_named(words, said, index, album, tmp_path, capsys):
+    page = tmp_path / "page.jpg"
+    page.write_text("<html>")
+    Image.new("RGB", (2, 2)).save(tmp_path / "fine.png")
+    names = {"index": index, "album": album, "page": page, "new": tmp_path / "new"}
+    with pytest.raises(SystemExit) as ended:
+        main([word.format(**names) for word in words])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
