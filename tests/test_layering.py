@@ -16,6 +16,7 @@ LAYERS = (
     {"mining", "rerank", "sharding", "export", "distillation"},
     {"module", "pretraining", "retriever"},
     {"collection"},
+    {"demo"},
     {"cli", "tools", "__main__"},
 )
 """Rooms of mmretrieval; each may import itself and earlier layers, of its own layer only as below."""

@@ -13,6 +13,7 @@ from mmretrieval.tools import (
     compare,
     conversion,
     data,
+    demo,
     doctor,
     indexing,
     mining,
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Any] = {
     "mteb": mteb_tasks.mteb,
     "index": indexing.index,
     "search": searching.search,
+    "demo": demo.demo,
 }
 """Sub-commands: names to functions, whose annotations and docstrings make the arguments and their help."""
 

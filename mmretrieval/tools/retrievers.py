@@ -1,4 +1,4 @@
-"""The retriever that a command is given."""
+"""The models that a command is given."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mmretrieval.rerank.zero_shot import ZeroShotReranker
     from mmretrieval.retriever import Retriever
 
 
@@ -22,6 +23,23 @@ def load_retriever(folder: Path, device: str) -> Retriever:
     from mmretrieval.retriever import Retriever
 
     return Retriever.from_pretrained(folder, device_of(device))
+
+
+def load_reranker(base: str, device: str) -> ZeroShotReranker:
+    """Load an MLLM that reorders.
+
+    Args:
+        base: A folder, a hub name, or ``embedded``.
+        device: cpu, cuda, or auto for cuda where there is one.
+
+    Raises:
+        UserError: If there is none, or it cannot be used.
+    """
+    from mmretrieval.rerank.zero_shot import ZeroShotReranker
+
+    made = ZeroShotReranker(base)
+    made.load()
+    return made.to(device_of(device))
 
 
 def device_of(device: str) -> str:

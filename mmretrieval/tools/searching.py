@@ -51,7 +51,7 @@ def search(
     # They take seconds, which other sub-commands need not wait for.
     from mmretrieval.collection.collection import Collection
     from mmretrieval.collection.searching import Searcher
-    from mmretrieval.tools.retrievers import load_retriever
+    from mmretrieval.tools.retrievers import load_reranker, load_retriever
 
     if k < 1:
         raise UserError(f"-k {k}: must be at least 1")
@@ -61,7 +61,7 @@ def search(
         searcher = Searcher(collection, load_retriever(model or Path(collection.settings.model), device))
         hits = searcher.search(asked, k, wanted, instruction)
         if rerank:
-            hits = searcher.rerank(asked, hits, _reranker(reranker, device))
+            hits = searcher.rerank(asked, hits, load_reranker(reranker, device))
     if json:
         print(json_format.dumps([hit.as_json() for hit in hits], ensure_ascii=False, indent=1))
     else:
@@ -79,18 +79,6 @@ def _query(text: str | None, image: Path | None) -> Content:
         return Content(text or None, upright(image.read_bytes()))
     except (OSError, ValueError) as error:
         raise UserError(f"--image {image}: cannot be used ({error})") from None
-
-
-def _reranker(base: str, device: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    import torch
-
-    from mmretrieval.rerank.zero_shot import ZeroShotReranker
-
-    made = ZeroShotReranker(base)
-    made.load()
-    return made.to(
-        "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-    )
 
 
 def _table(hits: Sequence[Hit]) -> Table:

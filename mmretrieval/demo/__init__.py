@@ -1,0 +1,1 @@
+"""A page to look at: search an index in a browser."""
