@@ -33,7 +33,9 @@ STEPS = 100
 
 
 def main() -> None:
-    arguments = parser(__doc__, "benchmark_continual").parse_args()
+    known = parser(__doc__, "benchmark_continual")
+    known.add_argument("--steps", type=int, help="steps of an epoch of each stage, to try it out")
+    arguments = known.parse_args()
     if arguments.variants or arguments.size:
         raise SystemExit(
             "continual.py: its variants belong together and have one size; leave these options out"
