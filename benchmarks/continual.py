@@ -36,10 +36,8 @@ def main() -> None:
     known = parser(__doc__, "benchmark_continual")
     known.add_argument("--steps", type=int, help="steps of an epoch of each stage, to try it out")
     arguments = known.parse_args()
-    if arguments.variants or arguments.size:
-        raise SystemExit(
-            "continual.py: its variants belong together and have one size; leave these options out"
-        )
+    if arguments.variants:
+        raise SystemExit("continual.py: its variants belong together; leave --variants out")
     arguments.out.mkdir(parents=True, exist_ok=True)
     stage1, stage2 = (read(name) for name in ("stage1", "continual_text"))
     if arguments.steps:
