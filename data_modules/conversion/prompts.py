@@ -16,6 +16,18 @@ TEXT_SEARCH: Prompts = (
     "Search the collection for a text that is relevant to the query.",
 )
 """For text data sets of any kind; most deserve prompts of their own."""
+CAPTION_TO_PICTURE: Prompts = (
+    "Find the picture that this text describes.",
+    "Which image shows what the caption says?",
+    "Retrieve the photo for this description.",
+    "Look for a picture that fits these words.",
+)
+PICTURE_TO_CAPTION: Prompts = (
+    "Find the text that describes this picture.",
+    "Which caption says what the image shows?",
+    "Retrieve the description of this photo.",
+    "Look for words that fit this picture.",
+)
 CIRCO: Prompts = (
     "Find a photo that has what this one shows, but changed as the text says.",
     "The text says how the wanted photo differs from this one: find it.",

@@ -85,7 +85,7 @@ def read(root: Path, document: Document, words: int) -> list[Item]:
 
 
 def _items(root: Path, document: Document, words: int) -> Iterator[Item]:
-    found = passages(_text(root, document), words)
+    found = passages(text_of(root, document), words)
     data = None if document.image is None else _bytes(root, document.image)
     if data is None and not found:
         raise ValueError("has no text")
@@ -102,7 +102,13 @@ def _digest(text: str | None, data: bytes | None) -> bytes:
     return whole.digest()
 
 
-def _text(root: Path, document: Document) -> str:
+def text_of(root: Path, document: Document) -> str:
+    """Read a document's text; empty where it has none.
+
+    Raises:
+        OSError: If its file cannot be read.
+        ValueError: If its file is no UTF-8, too large, or elsewhere.
+    """
     if document.text_file is None:
         return document.text or ""
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from data_modules.conversion import captions as caption_pairs
 from data_modules.conversion import merging, prompts
 from data_modules.conversion import pairs as text_pairs
 from data_modules.conversion import text as texts
@@ -17,6 +19,7 @@ from data_modules.formats.circo import CIRCOReader
 from data_modules.formats.cirr import CIRRReader
 from data_modules.formats.composed import ComposedReader
 from data_modules.formats.fashioniq import CATEGORIES, FashionIQReader
+from mmretrieval.collection.captions import captioned
 
 Split = Literal["train", "val", "test"]
 Images = Literal["link", "copy"]
@@ -96,6 +99,39 @@ def pairs(
         progress=progress,
     )
     _print(summary)
+
+
+def captions(
+    source: Path,
+    out: Path,
+    name: str = "captions",
+    dataset_id: int = 100,
+    held_out: float = 0.1,
+    images: Images = "link",
+    progress: bool = True,
+) -> None:
+    """Convert captioned pictures: a folder with a .txt beside each picture, or a .jsonl of image and text.
+
+    Args:
+        source: The folder or file, as 'mmretrieval index' takes them; what has not both is left out.
+        out: Folder to create.
+        name: Name of the data set.
+        dataset_id: Its number; those of folders to be merged must differ.
+        held_out: Share of the pairs in the test split, and as many in the val split.
+        images: Hard links where the disk allows them, or copies.
+        progress: Whether to show a progress bar.
+    """
+    found = captioned(source)
+    summary = caption_pairs.convert_captions(
+        [caption_pairs.Captioned(*pair) for pair in found.pairs],
+        out,
+        name=name,
+        dataset_id=dataset_id,
+        held_out=held_out,
+        copy_images=images == "copy",
+        progress=progress,
+    )
+    _print(dataclasses.replace(summary, left_out=summary.left_out + found.left_out))
 
 
 def circo(

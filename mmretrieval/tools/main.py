@@ -37,6 +37,7 @@ COMMANDS: dict[str, Any] = {
             "_help": "Bring data sets of other public layouts into that of M-BEIR.",
             "beir": conversion.beir,
             "pairs": conversion.pairs,
+            "captions": conversion.captions,
             "circo": conversion.circo,
             "cirr": conversion.cirr,
             "fashioniq": conversion.fashioniq,
