@@ -24,16 +24,16 @@ class Document:
     Args:
         key: What names it in results, the same in each scan: a path relative to the folder, or a line's id.
         state: Another one where the document may have changed since.
-        text: Its text, where a line has it.
         text_file: The file of its text, relative to the source's folder.
         image: The file of its picture, relative to the source's folder.
+        line: Where its line begins and how long it is, in bytes, if the text is a line's of that file.
     """
 
     key: str
     state: str
-    text: str | None = None
     text_file: str | None = None
     image: str | None = None
+    line: tuple[int, int] | None = None
 
 
 @dataclass
@@ -129,7 +129,7 @@ def _put(found: Scan, key: str, text_file: str | None, image: str | None) -> Non
     except (OSError, ValueError) as error:
         found.damaged[key] = _reason(error)
         return
-    found.documents[key] = Document(key, state, None, text_file, image)
+    found.documents[key] = Document(key, state, text_file, image)
 
 
 def _state(root: Path, path: str) -> str:
@@ -137,11 +137,25 @@ def _state(root: Path, path: str) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
+def fields_of(line: bytes) -> dict[str, object]:
+    """Read a line of a JSONL file.
+
+    Raises:
+        ValueError: If it is no JSON object with a text, an image, or both.
+    """
+    fields = json.loads(line)
+    if not isinstance(fields, dict):
+        raise ValueError("is no JSON object")
+    if _string(fields, "text") is None and _string(fields, "image") is None:
+        raise ValueError("has neither text nor image")
+    return fields
+
+
 def _scan_lines(file: Path) -> Scan:
     found = Scan(file.parent)
-    for number, line in _lines(file, found):
+    for number, begin, line in _lines(file, found):
         try:
-            document = _document(found.root, number, line)
+            document = _document(file, number, begin, line)
             if document.key in found.documents:
                 raise ValueError(f"the id {document.key!r} is there twice")
         except (OSError, ValueError) as error:
@@ -151,30 +165,29 @@ def _scan_lines(file: Path) -> Scan:
     return found
 
 
-def _lines(file: Path, found: Scan) -> Iterator[tuple[int, bytes]]:
+def _lines(file: Path, found: Scan) -> Iterator[tuple[int, int, bytes]]:
+    """Number, place and bytes of each line that is not blank."""
+    begin = 0
     with file.open("rb") as lines:
         for number, line in enumerate(iter(lambda: lines.readline(_MAX_LINE_BYTES), b""), start=1):
             if len(line) == _MAX_LINE_BYTES:  # the rest of the line cannot be told from the next
                 found.damaged[f"{file.name}:{number}"] = "has more than 16 MiB; what follows is not read"
                 return
             if line.strip():
-                yield number, line
+                yield number, begin, line
+            begin += len(line)
 
 
-def _document(root: Path, number: int, line: bytes) -> Document:
-    fields = json.loads(line)
-    if not isinstance(fields, dict):
-        raise ValueError("is no JSON object")
-    text, image = _string(fields, "text"), _string(fields, "image")
-    if text is None and image is None:
-        raise ValueError("has neither text nor image")
+def _document(file: Path, number: int, begin: int, line: bytes) -> Document:
+    fields = fields_of(line)
     key = fields.get("id", str(number))
     if not isinstance(key, str | int) or isinstance(key, bool) or key == "":
         raise ValueError(f"id: must be a text or a number, found {key!r}")
-    state = blake2b(line, digest_size=16).hexdigest()
+    state, image = blake2b(line, digest_size=16).hexdigest(), _string(fields, "image")
     if image is not None:
-        state += f" {_state(root, image)}"
-    return Document(str(key), state, text, None, image)
+        state += f" {_state(file.parent, image)}"
+    text_file = file.name if _string(fields, "text") else None
+    return Document(str(key), state, text_file, image, (begin, len(line)))
 
 
 def _string(fields: dict[str, object], name: str) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from mmretrieval.collection.documents import Document, inside
+from mmretrieval.collection.documents import Document, fields_of, inside
 from mmretrieval.collection.passages import passages
 from mmretrieval.content import Content
 from mmretrieval.image_bytes import IMAGE_FORMATS, ImageError, decode_image, open_image
@@ -110,7 +110,12 @@ def text_of(root: Path, document: Document) -> str:
         ValueError: If its file is no UTF-8, too large, or elsewhere.
     """
     if document.text_file is None:
-        return document.text or ""
+        return ""
+    if document.line is not None:
+        begin, size = document.line
+        with inside(root, document.text_file).open("rb") as lines:
+            lines.seek(begin)
+            return str(fields_of(lines.read(size))["text"])
     try:
         return _bytes(root, document.text_file).decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,8 +69,16 @@ class Loading:
 
 
 def resolve(base: str) -> str:
-    """Return the folder or hub name of a base model; ``embedded`` is the one that ships."""
-    return str(files("mmretrieval.encoder") / "assets") if base == EMBEDDED else base
+    """Return the folder or hub name of a base model; ``embedded`` is the one that ships.
+
+    Raises:
+        UserError: If it is a folder on this machine that holds no model.
+    """
+    if base == EMBEDDED:
+        return str(files("mmretrieval.encoder") / "assets")
+    if Path(base).is_dir() and not Path(base, "config.json").is_file():
+        raise UserError(f"encoder.base {base!r}: there is no config.json; give the folder of a saved model")
+    return base
 
 
 def load_config(base: str, loading: Loading) -> Any:  # noqa: ANN401 - each family has a configuration class of its own

@@ -72,12 +72,15 @@ class _Run:
         self._core, self._family, self._pairs = core, family, pairs
         self._ids, self._mask, self._is_image, self._number = input_ids, mask, is_image, number
         self._positions = self._all_positions() if family.multimodal_rope else None
+        self._cache_name = ""
 
     def prefix(self) -> Any:  # noqa: ANN401
         """The cache of what all prompts share."""
         columns = slice(0, self._pairs.shared)
         outputs = self._run(torch.zeros(1, dtype=torch.long), columns, self._mask[:1, columns], None)
-        cache = outputs.past_key_values
+        # transformers 5.24 renamed it.
+        self._cache_name = "cache" if "cache" in outputs.keys() else "past_key_values"  # noqa: SIM118
+        cache = outputs[self._cache_name]
         if not all(hasattr(layer, "batch_repeat_interleave") for layer in cache.layers):
             raise UserError(
                 "reranker.share_prefix: this model keeps states that cannot be shared, as those of linear "
@@ -102,7 +105,7 @@ class _Run:
         shown = self._shown(self._number[chosen, columns][is_image])
         options: dict[str, Any] = {"attention_mask": mask, "use_cache": self._pairs.shared > 0}
         if cache is not None:
-            options["past_key_values"] = cache
+            options[self._cache_name] = cache
         if self._positions is not None:
             options["position_ids"] = self._positions[:, chosen, columns]
         embeddings = embedded(self._core, ids, is_image, shown)

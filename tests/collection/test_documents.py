@@ -4,7 +4,7 @@ import os
 import pytest
 
 from mmretrieval.collection.documents import inside, scan
-from mmretrieval.collection.items import read
+from mmretrieval.collection.items import read, text_of
 from mmretrieval.errors import UserError
 
 
@@ -77,9 +77,9 @@ def test_lines_name_texts_and_pictures(lines, files):
     )
     found = scan(path)
     assert not found.damaged
-    assert {key: (d.text, d.image) for key, d in found.documents.items()} == {
+    assert {key: (text_of(files, d), d.image) for key, d in found.documents.items()} == {
         "a": ("star", None),
-        "7": (None, "red.png"),
+        "7": ("", "red.png"),
         "4": ("x", "red.png"),
     }
     assert found.root == files
