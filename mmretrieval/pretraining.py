@@ -15,9 +15,11 @@ from transformers import LlavaNextForConditionalGeneration, get_cosine_schedule_
 from typing_extensions import override
 
 from mmretrieval.batches import GenerativeBatch
+from mmretrieval.encoder.chunks import length_sorted, rows_of
 from mmretrieval.encoder.families import FAMILIES
 from mmretrieval.encoder.language import hidden_states
 from mmretrieval.encoder.vision import picture_features
+from mmretrieval.errors import UserError
 
 
 class GenerativePretraining(LightningModule):
@@ -30,14 +32,24 @@ class GenerativePretraining(LightningModule):
         optimizer: Makes the optimizer.
         warmup_steps: Steps of linear warm-up before the cosine decay to zero.
         seed: Seed of the random weights.
+        rows: Dialogues that go through the language model at a time, those of like length together, so that
+            little is padding; the loss is that of the whole batch.
+
+    Raises:
+        UserError: If ``rows`` is less than 1.
     """
 
-    def __init__(self, optimizer: OptimizerCallable, warmup_steps: int = 100, seed: int = 0) -> None:
+    def __init__(
+        self, optimizer: OptimizerCallable, warmup_steps: int = 100, seed: int = 0, rows: int = 8
+    ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
         self._optimizer = optimizer
         self._warmup_steps = warmup_steps
         self._seed = seed
+        if rows < 1:
+            raise UserError(f"model.rows {rows}: must be at least 1")
+        self._rows = rows
         self.model: LlavaNextForConditionalGeneration
 
     @override
@@ -70,19 +82,24 @@ class GenerativePretraining(LightningModule):
 
     def _loss_and_accuracy(self, batch: GenerativeBatch) -> tuple[Tensor, Tensor]:
         """Logits are computed at the answers' tokens only, which is a tenth of them."""
-        hidden = self._hidden_states(batch)
-        targets = batch.labels[:, 1:]
-        answered = targets != -100
-        logits = self.model.lm_head(hidden[:, :-1][answered]).float()
-        loss = functional.cross_entropy(logits, targets[answered])
-        return loss, (logits.detach().argmax(dim=-1) == targets[answered]).float().mean()
+        states, targets = self._answers(batch)
+        logits = self.model.lm_head(states).float()
+        loss = functional.cross_entropy(logits, targets)
+        return loss, (logits.detach().argmax(dim=-1) == targets).float().mean()
 
-    def _hidden_states(self, batch: GenerativeBatch) -> Tensor:
-        """Last hidden states ``(N, T, D)``."""
+    def _answers(self, batch: GenerativeBatch) -> tuple[Tensor, Tensor]:
+        """Hidden states before the A tokens of all answers ``(A, D)``, and these tokens ``(A,)``."""
         core, family = self.model.model, FAMILIES[self.model.config.model_type]
         features = picture_features(core, family, batch.inputs.pictures)
-        shown = None if features is None else features.at(batch.inputs.picture_of)
-        return hidden_states(core, family, batch.inputs, shown)
+        parts = []
+        for rows in length_sorted(batch.inputs).split(self._rows):
+            inputs = rows_of(batch.inputs, rows)
+            shown = None if features is None else features.at(inputs.picture_of)
+            states = hidden_states(core, family, inputs, shown)
+            targets = batch.labels[rows, 1 : inputs.input_ids.shape[1]]  # padding stands at the end
+            answered = targets != -100
+            parts.append((states[:, :-1][answered], targets[answered]))
+        return torch.cat([states for states, _ in parts]), torch.cat([targets for _, targets in parts])
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -5,6 +5,7 @@ from transformers import AutoModelForImageTextToText
 
 from callbacks import GenerativeEvaluation
 from data_modules import DialogueDataModule
+from data_modules.synthetic.pretraining import DialogueCollator, DialogueDataset
 from mmretrieval import GenerativePretraining
 from mmretrieval.encoder.backbone import load_processor
 from mmretrieval.encoder.small_mllm import SmallMLLM
@@ -56,3 +57,24 @@ def test_the_card_tells_what_was_measured(fitted):
     for kind, (share, asked) in evaluation.accuracies.items():
         assert f"| {kind} | {share:.3f} | {asked} |" in card
     assert "nan" not in card
+
+
+def test_dialogues_in_parts_have_the_loss_and_gradient_of_the_whole_batch(fitted):
+    module, *_ = fitted
+    data = DialogueDataModule(TINY, batch_size=8, num_workers=0)
+    data.setup("fit")
+    samples = [DialogueDataset(3, held_out=False)[index, False] for index in range(8)]
+    batch = DialogueCollator(data.processor)(samples)
+    whole, parts = (gradients(module, batch, rows) for rows in (8, 3))
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def gradients(module, batch, rows):
+    trained = GenerativePretraining(lambda p: torch.optim.SGD(p, lr=1), rows=rows)
+    trained.model = module.model.float()
+    trained.zero_grad()
+    loss, _ = trained._loss_and_accuracy(batch)
+    loss.backward()
+    found = [p.grad.clone() for p in trained.model.parameters() if p.grad is not None]
+    return [loss.detach(), *found]

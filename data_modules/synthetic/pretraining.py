@@ -157,10 +157,10 @@ class DialogueDataModule(LightningDataModule):
         self,
         architecture: SmallMLLM | None = None,
         batch_size: int = 32,
-        steps: int = 10000,
-        captioning_steps: int = 3500,
+        steps: int = 7000,
+        captioning_steps: int = 2500,
         validation_batches: int = 4,
-        tiled_every: int = 5,
+        tiled_every: int = 10,
         num_workers: int = 1,
         seed: int = 0,
     ) -> None:
