@@ -11,6 +11,7 @@ percent_filter      of these, what scores at most 95 % of the positive (NV-Retri
 modality_aware      the paper's two kinds, C1 and C2: configs/stage1.yaml itself
 restart             the paper's M^hard: from the backbone again, all epochs with the negatives of ``in_batch``
 one_task            in_batch, each batch of one task, so that in-batch negatives are of the right modality
+one_task_unaware    the same with modality_unaware's negatives after the first epoch
 one_task_aware      the same with the paper's two kinds after the first epoch
 one_task_restart    restart, with the negatives of one_task and batches of one task
 """
@@ -42,6 +43,7 @@ MINING: dict[str, dict[str, Any]] = {
     "percent_filter": {"plan": {"top_k": 50, "selection": ANY_OF_TOP, "filters": [PERCENT]}},
     "modality_aware": {},
     "restart": {"schedule": NEVER},
+    "one_task_unaware": {"plan": {"top_k": 50, "selection": ANY_OF_TOP}},
     "one_task_aware": {},
     "one_task_restart": {"schedule": NEVER},
 }
