@@ -69,6 +69,22 @@ def test_poolings_are_compared_over_seeds(monkeypatch, tmp_path):
     assert 0 <= measures["hit@1"] <= measures["hit@5"] <= 1
 
 
+@pytest.mark.slow
+def test_gains_and_losses_of_reranking_are_tabulated(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
+    out = tmp_path / "gain.json"
+    options = ["--seeds", 0, "--epochs", 1, "--size", 64, "--out", tmp_path / "runs", "--json", out]
+    run(monkeypatch, "reranking_gain.py", *options)
+    found = json.loads(out.read_text())
+    (seed,) = found["runs"]
+    assert 0 <= seed["weight"] <= 1
+    assert len(seed["tasks"]) == 16
+    composed = [orders["retriever"] for task, orders in seed["tasks"].items() if task[-1] in "678"]
+    assert len(composed) == 6
+    row = next(row for row in found["table"] if row[0].startswith("composed"))
+    assert row[1] == f"{100 * sum(composed) / 6:.1f} ± 0.0"
+
+
 def test_reranking_is_timed_beside_what_is_common(monkeypatch, tmp_path):
     out = tmp_path / "rerank.json"
     options = ["--shape", "tiny", "--query-tokens", 40, "--candidate-tokens", 8, "--count", 3, "--repeats", 1]
