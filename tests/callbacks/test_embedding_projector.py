@@ -128,7 +128,7 @@ def test_a_text_is_written_a_picture_shown_and_a_query_framed():
     assert picture.getpixel((16, 1)) == PAPER_RGB  # its shape is kept
     framed = tile(Content("words"), 32, query=True)
     assert framed.getpixel((0, 0)) == BLUE
-    assert QUERY_FRAME == "#{:02x}{:02x}{:02x}".format(*BLUE)
+    assert "#{:02x}{:02x}{:02x}".format(*BLUE) == QUERY_FRAME
 
 
 @pytest.mark.parametrize("text", ["x" * 4000, "語 " * 300, "a\nb\tc", "   "])
