@@ -111,6 +111,25 @@ def test_stage_2_has_the_papers_numbers(capsys):
     assert model["encoder"]["init_args"]["chunks"]["tokens"] == 2048  # no saved adapter has them
 
 
+def test_all_stages_have_one_encoder(capsys):
+    """Settings that decide what an adapter computes: it loads with the same ones only."""
+    text = ["--data.text_root=TEXTS"]
+    encoders = {
+        stage: printed(
+            capsys,
+            "test" if stage == "evaluate" else "fit",
+            files,
+            "--data.root=MBEIR",
+            *(text if stage == "text" else ()),
+        )["model"]["init_args"]["encoder"]
+        for stage, files in STAGES.items()
+    }
+    first = encoders.pop("random")
+    assert first["init_args"]["loading"]["language_model"] == "nvidia/NV-Embed-v1"
+    for stage, encoder in encoders.items():
+        assert encoder == first, stage
+
+
 @pytest.mark.parametrize("stage", ["random", "hard"])
 def test_everything_that_a_stage_names_is_made(stage, tmp_path, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
@@ -147,7 +166,7 @@ def test_the_whole_recipe_runs_in_small(tmp_path):
     """With the embedded model in place of the paper's, on data of a few queries."""
     root, texts = tmp_path / "mbeir", tmp_path / "texts"
     write_benchmark(root, seed=1, size=64, progress=False)
-    write_text_benchmark(texts, size=30)
+    write_text_benchmark(texts, size=50)
     data = [f"--data.root={root}"]
 
     def run(command, *files, options=()):
