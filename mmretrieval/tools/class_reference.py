@@ -22,14 +22,14 @@ class Argument:
 
     Args:
         name: Its name.
-        type: Its type as the source has it.
+        annotation: Its type as the source has it.
         default: Its default as YAML has it, ``None`` for an argument without one.
         text: What the docstring says of it.
         classes: Classes of this project that its type names.
     """
 
     name: str
-    type: str
+    annotation: str
     default: str | None
     text: str
     classes: tuple[type, ...]
@@ -42,7 +42,7 @@ def arguments_of(cls: type) -> tuple[Argument, ...]:
         ValueError: If an argument has no type, is not described, or takes whatever it is given.
     """
     described = {param.arg_name: param.description or "" for param in _docstring(cls).params}
-    hints = typing.get_type_hints(cls.__init__)
+    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc] # a class is asked, no instance
     found = []
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -78,7 +78,7 @@ def rows(arguments: tuple[Argument, ...], links: Mapping[type, str]) -> Iterator
         named = [links[cls] for cls in one.classes if cls in links]
         text = one.text + (f" → {', '.join(named)}" if named else "")
         default = "required" if one.default is None else f"`{one.default}`"
-        cells = (f"`{one.name}`", f"`{one.type}`", default, text)
+        cells = (f"`{one.name}`", f"`{one.annotation}`", default, text)
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

@@ -5,117 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 from data_modules.atomic import staged_file
 from mmretrieval.tools.class_reference import Argument, arguments_of, description, rows
+from mmretrieval.tools.configuration_sections import SECTIONS, Section
 
-
-class Section(NamedTuple):
-    """A chapter of the reference.
-
-    Args:
-        title: Its heading.
-        intro: Where its classes stand in a configuration.
-        names: Paths of its classes, as configurations name them; what only they take follows them.
-    """
-
-    title: str
-    intro: str
-    names: tuple[str, ...]
-
-
-SECTIONS = (
-    Section(
-        "Model",
-        "`model:` has one of these as its `class_path`; its arguments are `model.init_args`.",
-        ("mmretrieval.UniversalRetriever", "mmretrieval.Reranking", "mmretrieval.GenerativePretraining"),
-    ),
-    Section("Encoder", "`model.init_args.encoder`.", ("mmretrieval.MLLMEncoder",)),
-    Section(
-        "Losses and schedule",
-        "`model.init_args.loss` and `model.init_args.scheduler`, whose optimizer and number of steps are "
-        "filled in. `model.init_args.optimizer` is any class of `torch.optim`.",
-        (
-            "mmretrieval.InfoNCE",
-            "mmretrieval.Matryoshka",
-            "mmretrieval.RerankerDistillation",
-            "mmretrieval.WarmupCosine",
-        ),
-    ),
-    Section(
-        "Data",
-        "`data:` has one of these as its `class_path`.",
-        (
-            "data_modules.EmbeddedDataModule",
-            "data_modules.MBEIRDataModule",
-            "data_modules.ContinualTextDataModule",
-            "data_modules.RerankDataModule",
-            "data_modules.DialogueDataModule",
-        ),
-    ),
-    Section(
-        "Callbacks: mining and evaluation",
-        "Entries of `trainer.callbacks`; one that shows what another has found comes after it.",
-        (
-            "callbacks.HardNegativeMining",
-            "callbacks.RetrievalEvaluation",
-            "callbacks.TextEvaluation",
-            "callbacks.ForgettingMonitor",
-            "callbacks.ModelSoup",
-            "callbacks.RerankerTargets",
-            "callbacks.RerankWriter",
-            "callbacks.GenerativeEvaluation",
-        ),
-    ),
-    Section(
-        "Callbacks: what is shown and kept",
-        "Entries of `trainer.callbacks`.",
-        (
-            "callbacks.RunReport",
-            "callbacks.RetrievalGallery",
-            "callbacks.NegativesGallery",
-            "callbacks.EmbeddingProjector",
-            "callbacks.AdapterCheckpoint",
-            "callbacks.BestCheckpoint",
-            "callbacks.ResumeCheckpoint",
-            "callbacks.RankWatch",
-        ),
-    ),
-    Section(
-        "Mining: selections",
-        "`plan.selection` of `callbacks.HardNegativeMining`, and of single data sets.",
-        ("mmretrieval.mining.ModalityAware", "mmretrieval.mining.TopK"),
-    ),
-    Section(
-        "Mining: filters",
-        "Entries of `plan.filters`.",
-        (
-            "mmretrieval.mining.PercentOfPositive",
-            "mmretrieval.mining.MarginToPositive",
-            "mmretrieval.mining.MaxScore",
-            "mmretrieval.mining.RankRange",
-            "mmretrieval.mining.SameModality",
-            "mmretrieval.mining.RightModalityBelow",
-            "mmretrieval.mining.WrongModalityAbovePositive",
-        ),
-    ),
-    Section(
-        "Indexes",
-        "`index` of `callbacks.HardNegativeMining` and of `callbacks.RetrievalEvaluation`.",
-        ("mmretrieval.index.ExactIndex", "mmretrieval.index.FaissIndex"),
-    ),
-    Section(
-        "Rerankers",
-        "`model.init_args.reranker` of `mmretrieval.Reranking`, `reranker` of `callbacks.RerankerTargets`.",
-        ("mmretrieval.ZeroShotReranker", "mmretrieval.ListwiseReranker"),
-    ),
-    Section(
-        "Trainer: strategy and plug-ins",
-        "`trainer.strategy` and an entry of `trainer.plugins`.",
-        ("mmretrieval.ShardedStrategy", "callbacks.AtomicCheckpointIO"),
-    ),
-)
 _TITLE = """\
 # Configuration
 
@@ -155,7 +49,7 @@ def reference() -> str:
         chapter.take_nested(seen)
     titles = {cls: title for chapter in chapters for cls, title in chapter.titles.items()}
     links = {cls: f"[`{cls.__name__}`](#{_anchor(title)})" for cls, title in titles.items()}
-    links |= {base: ", ".join(made) for base, made in _subclasses(chapters, links).items()}
+    links |= _choices(chapters, links)
     contents = [f"- [{section.title}](#{_anchor(section.title)})" for section in SECTIONS]
     blocks = [_TITLE, "\n".join(contents), *(chapter.text(links) for chapter in chapters)]
     return "\n\n".join(blocks) + "\n"
@@ -203,17 +97,11 @@ def _is_interface(cls: type) -> bool:
     return bool(getattr(cls, "__abstractmethods__", None)) or getattr(cls, "_is_protocol", False)
 
 
-def _subclasses(chapters: list[_Chapter], links: dict[type, str]) -> dict[type, list[str]]:
-    """Interfaces that arguments are typed with → links to what implements them."""
-    asked = {
-        cls
-        for chapter in chapters
-        for given in chapter.arguments.values()
-        for one in given
-        for cls in one.classes
-    }
-    interfaces = {cls for cls in asked if cls not in links}
-    return {base: made for base in interfaces if (made := list(_implementing(base, chapters, links)))}
+def _choices(chapters: list[_Chapter], links: dict[type, str]) -> dict[type, str]:
+    """Classes that arguments are typed with → links to all that can be given."""
+    given = (one for chapter in chapters for own in chapter.arguments.values() for one in own)
+    asked = {cls for argument in given for cls in argument.classes}
+    return {base: ", ".join(found) for base in asked if (found := list(_implementing(base, chapters, links)))}
 
 
 def _implementing(base: type, chapters: list[_Chapter], links: dict[type, str]) -> Iterator[str]:

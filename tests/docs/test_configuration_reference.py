@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from mmretrieval.tools.class_reference import arguments_of, description, markdown, rows
-from mmretrieval.tools.configuration_reference import SECTIONS, reference
+from mmretrieval.tools.configuration_reference import reference
+from mmretrieval.tools.configuration_sections import SECTIONS
 from mmretrieval.tools.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +124,14 @@ def test_what_is_not_described_is_an_error():
         arguments_of(Whole)
     with pytest.raises(ValueError, match="takes any anything"):
         arguments_of(Open)
+
+
+def test_an_argument_leads_to_all_that_can_be_given():
+    lines = [line for line in reference().splitlines() if line.startswith(("| `index` |", "| `reranker` |"))]
+    assert len(lines) == 5
+    for line in lines:
+        both = ("ExactIndex", "FaissIndex") if "`index`" in line else ("ZeroShotReranker", "ListwiseReranker")
+        assert all(f"[`{name}`](#mmretrieval" in line for name in both)
 
 
 def test_names_are_code():

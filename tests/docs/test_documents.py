@@ -142,6 +142,7 @@ def _in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@functools.cache
 def with_one_base():
     """The commands of a sub-command and the same files, with the options of all: they are read at once."""
     found = {}
@@ -158,8 +159,9 @@ def with_one_base():
     return found
 
 
-@pytest.mark.parametrize(("base", "shown"), with_one_base().items(), ids=lambda one: " ".join(map(str, one)))
-def test_lightning_understands_the_commands(base, shown):
+@pytest.mark.parametrize("base", with_one_base(), ids=" ".join)
+def test_lightning_understands_the_commands(base):
+    shown = with_one_base()[base]
     options = [word for _, words in shown for word in words]
     assert refusal([*base, *options]) is None, [where for where, _ in shown]
 
