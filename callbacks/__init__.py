@@ -4,6 +4,7 @@ from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.embedding import embed
+from callbacks.embedding_projector import EmbeddingProjector
 from callbacks.forgetting_monitor import ForgettingMonitor
 from callbacks.generative_evaluation import GenerativeEvaluation
 from callbacks.hard_negative_mining import HardNegativeMining
@@ -25,6 +26,7 @@ __all__ = [
     "AdapterCheckpoint",
     "AtomicCheckpointIO",
     "BestCheckpoint",
+    "EmbeddingProjector",
     "EvaluationRound",
     "ForgettingMonitor",
     "GenerativeEvaluation",

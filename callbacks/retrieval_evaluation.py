@@ -68,8 +68,9 @@ class RetrievalEvaluation(Callback):
 
     Attributes: ``label``, empty, or what distinguishes this evaluation from that of the trainer's own data in
     names; ``history``, the rounds of the fit; ``latest``, the last round of any command; ``rankings``,
-    its ranked lists by pool and task, those of the first instruction; ``candidates``, the embeddings of all
-    pools; ``latest_facts``, what ``validate`` or ``test`` evaluated and how.
+    its ranked lists by pool and task, those of the first instruction; ``candidates`` and ``asked``, the
+    embeddings of all pools and of the queries; ``latest_facts``, what ``validate`` or ``test`` evaluated and
+    how.
 
     Args:
         split: Whose queries to evaluate.
@@ -145,6 +146,7 @@ class RetrievalEvaluation(Callback):
         self.latest: EvaluationRound | None = None
         self.rankings: Rankings = {}
         self.candidates: EmbeddingStore | None = None
+        self.asked: EmbeddingStore | None = None
         self.latest_facts: dict[str, Any] = {}
         self._further: list[Rankings] = []
         self._pools: list[Pool] = []
@@ -268,9 +270,10 @@ class RetrievalEvaluation(Callback):
             place = (self.candidates, stores[-1], by_task, self._pools, self.depth, exclusions, device)
             groups = search_groups(self.candidates, stores[-1], by_task, queries)
             rounds.append(Found(search_pools(index, *place), groups))
+        self.asked = stores[1]
         if is_dry_run(trainer):
             discard(trainer, *stores)
-            self.candidates = None
+            self.candidates = self.asked = None
         return rounds
 
     # The usual tables are asked for without the argument, which other data modules need not have.

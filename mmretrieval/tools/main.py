@@ -11,6 +11,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 from mmretrieval.errors import UserError
 from mmretrieval.tools import (
     compare,
+    configuration_reference,
     conversion,
     data,
     demo,
@@ -52,6 +53,10 @@ COMMANDS: dict[str, Any] = {
     "index": indexing.index,
     "search": searching.search,
     "demo": demo.demo,
+    "docs": {
+        "_help": "Write reference documents from the docstrings.",
+        "configuration": configuration_reference.configuration,
+    },
 }
 """Sub-commands: names to functions, whose annotations and docstrings make the arguments and their help."""
 

@@ -124,6 +124,8 @@ def test_a_run_leaves_everything_it_promises(run):
     }
     assert promised <= files
     assert any(name.startswith("tensorboard/") for name in files)
+    for name in ("metadata.tsv", "sprite.png", "tensors.tsv"):
+        assert any(file.startswith("tensorboard/") and file.endswith(f"/retrieval/{name}") for file in files)
 
 
 def test_metrics_have_all_tasks_in_both_pools_and_those_at_the_start(run):
