@@ -86,10 +86,11 @@ def searched(run: Path, split: str, seed: int, out: Path, arguments: argparse.Na
     command = "test" if split == "test" else "validate"
     words = [command, "-c", written(config, place, "evaluate"), *data_words(arguments)]
     run_once(words, place)
-    for path in (place / f"runs_{split}").glob("*"):
+    found = place / f"runs_{command}"
+    for path in found.glob("*"):
         if not path.name.startswith(POOL):
             path.unlink()
-    return place / f"runs_{split}"
+    return found
 
 
 def reranked(
