@@ -140,7 +140,7 @@ def load_backbone(
 
 def is_headless(config: Any) -> bool:  # noqa: ANN401
     """Whether a model was saved without its language-modelling head, going by its configuration."""
-    return config.architectures == [MODEL_MAPPING_NAMES.get(config.model_type)]
+    return bool(config.architectures == [MODEL_MAPPING_NAMES.get(config.model_type)])
 
 
 def load_model(

@@ -8,8 +8,22 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from mmretrieval.encoder.backbone import Loading
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.errors import UserError
+
+
+def check_mergeable(loading: Loading) -> None:
+    """Refuse bases whose weights do not take a sum.
+
+    Raises:
+        UserError: If the base is quantized.
+    """
+    if loading.quantization is not None:
+        raise UserError(
+            f"encoder.loading.quantization {loading.quantization}: adapters cannot be merged into weights of "
+            "4 bits without changing the model; export the adapter alone (--form adapter)"
+        )
 
 
 @torch.no_grad()
@@ -26,11 +40,7 @@ def merge(encoder: MLLMEncoder, dtype: torch.dtype) -> None:
     Raises:
         UserError: If the base is quantized, or a merged weight is not finite.
     """
-    if encoder.loading.quantization is not None:
-        raise UserError(
-            f"encoder.loading.quantization {encoder.loading.quantization}: adapters cannot be merged into "
-            "weights of 4 bits without changing the model; export the adapter alone (--form adapter)"
-        )
+    check_mergeable(encoder.loading)
     core = encoder.core
     adapted = [(name, layer) for name, layer in core.named_modules() if isinstance(layer, BaseTunerLayer)]
     for name, layer in adapted:

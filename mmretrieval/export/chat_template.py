@@ -9,9 +9,6 @@ from typing import Any
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.plain_text import special_tokens
 
-NAME = "retrieval"
-"""Name of the template, beside the model's own."""
-
 _MARK = "\0"
 
 _TEMPLATE = """

@@ -60,11 +60,9 @@ def describe(encoder: MLLMEncoder, licence: str | None) -> Description:
     """
     if licence is not None and not _LICENCE.fullmatch(licence):
         raise UserError(f"--license {licence!r}: give an identifier of the hub, as apache-2.0, mit or other")
-    base = (
-        encoder.base
-        if encoder.loading.language_model is None
-        else (f"{encoder.base} with the language model of {encoder.loading.language_model}")
-    )
+    base, language_model = _shown(encoder.base), encoder.loading.language_model
+    if language_model is not None:
+        base = f"{base} with the language model of {_shown(language_model)}"
     return Description(
         base=base,
         hub_name=hub_name(encoder.base),
@@ -78,6 +76,11 @@ def describe(encoder: MLLMEncoder, licence: str | None) -> Description:
         adapters=_adapters(encoder),
         trained=_trained(encoder),
     )
+
+
+def _shown(base: str) -> str:
+    """A hub name, or a folder's own name: where it lies here is nobody's business."""
+    return base if hub_name(base) is not None else Path(base).name
 
 
 def hub_name(base: str) -> str | None:

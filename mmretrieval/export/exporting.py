@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mmretrieval.encoder.merging import check_mergeable
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.provenance import write_provenance
-from mmretrieval.encoder.saving import adapter_folder
+from mmretrieval.encoder.saving import adapter_folder, read_settings
 from mmretrieval.errors import UserError
 from mmretrieval.export.description import Description, describe
-from mmretrieval.export.merged import is_merged, write_merged
+from mmretrieval.export.merged import write_merged
 from mmretrieval.export.model_card import model_card
 from mmretrieval.export.run_facts import RunFacts, read_facts
 from mmretrieval.export.sentence_config import prompts_of, write_config, write_modules
@@ -97,9 +98,12 @@ def export(run: Path, folder: Path, wishes: Wishes) -> Exported:
         UserError: If the run cannot be loaded or merged, or embeds otherwise afterwards.
     """
     source = adapter_folder(run)
-    encoder = _loaded(source, wishes.device)
-    if wishes.form != "merged" and is_merged(source):
+    settings = read_settings(source)[0]
+    if wishes.form != "adapter":
+        check_mergeable(settings["loading"])
+    if wishes.form != "merged" and settings["base"] == str(source):
         raise UserError(f"{run}: is merged and has no adapter any more; export it from the training run")
+    encoder = _loaded(source, wishes.device)
     exported, plain = _planned(encoder, wishes)
     description = describe(encoder, wishes.licence)
     facts = read_facts(source, encoder.embedding_hash(), wishes.metrics)

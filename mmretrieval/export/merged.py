@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from mmretrieval.encoder import saving
 from mmretrieval.encoder.adapters import TrainedParts
 from mmretrieval.encoder.backbone import DTYPES, Loading
 from mmretrieval.encoder.merging import merge
@@ -65,12 +64,3 @@ def _settled(encoder: MLLMEncoder, core: Any, folder: Path, dtype: str, behind: 
     )
     made.core, made.pool, made.head = core, encoder.pool, encoder.head
     return made
-
-
-def is_merged(folder: Path) -> bool:
-    """Whether a saved retriever has its base model in the same folder.
-
-    Raises:
-        UserError: If there is none, or it is damaged.
-    """
-    return bool(saving.read_settings(folder)[0]["base"] == str(folder))

@@ -79,7 +79,7 @@ def _results(facts: RunFacts) -> Iterator[EvalResult]:
                 yield EvalResult(
                     task_type="information-retrieval",
                     dataset_type=task,
-                    dataset_name=task,
+                    dataset_name="average over all tasks" if task == "average" else task,
                     metric_type=name,
                     metric_value=measures[name],
                 )

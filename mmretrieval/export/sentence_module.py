@@ -16,6 +16,7 @@ from mmretrieval.batches import EncoderInputs, Pictures
 from mmretrieval.content import Candidate, Content, Query
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 
+_TENSORS = tuple(name for name in EncoderInputs._fields if name != "pictures")
 _BLANK = " "  # an empty text is still to have an embedding
 
 
@@ -35,7 +36,7 @@ class RetrieverModule(InputModule):
     save_in_root = True
 
     def __init__(self, encoder: MLLMEncoder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.encoder = encoder.eval()
         self.tokenizer = encoder.processor.tokenizer
 
@@ -67,14 +68,14 @@ class RetrieverModule(InputModule):
         else:
             made = processor.candidates([Candidate(content) for content in contents])
         pictures = {f"pictures.{name}": part for name, part in made.pictures._asdict().items()}
-        return pictures | {name: part for name, part in made._asdict().items() if name != "pictures"}
+        return pictures | {name: getattr(made, name) for name in _TENSORS}
 
     @override
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add ``sentence_embedding``, L2-normalised, ``(N, D)``."""
         pictures = Pictures(*(features[f"pictures.{name}"] for name in Pictures._fields))
-        parts = (pictures if name == "pictures" else features[name] for name in EncoderInputs._fields)
-        return features | {"sentence_embedding": self.encoder(EncoderInputs(*parts))}
+        inputs = EncoderInputs(**{name: features[name] for name in _TENSORS}, pictures=pictures)
+        return features | {"sentence_embedding": self.encoder(inputs)}
 
     def get_embedding_dimension(self) -> int:
         """Width of the embeddings."""
@@ -87,23 +88,42 @@ class RetrieverModule(InputModule):
 
     @classmethod
     @override
-    def load(cls, model_name_or_path: str, subfolder: str = "", **options: Any) -> Self:
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Self:
         """Load a folder or a hub name that holds a retriever.
 
         Args:
             model_name_or_path: What ``mmretrieval export`` wrote, an ``adapter`` folder, or a hub name.
             subfolder: Where in it.
-            options: Of sentence-transformers; only those that say whence a hub name is loaded are used.
+            token: Of the hub.
+            cache_folder: Where a hub name is downloaded to.
+            revision: Branch, tag or commit of a hub name.
+            local_files_only: Whether nothing is downloaded.
+            init_defaults: Not used.
+            options: What else sentence-transformers says; not used.
 
         Raises:
             UserError: As :meth:`~mmretrieval.MLLMEncoder.from_pretrained`.
         """
         folder = Path(model_name_or_path)
         if not folder.is_dir():
-            named = {"token": "token", "cache_folder": "cache_dir", "revision": "revision"}
-            given = {name: options.get(key) for key, name in named.items()}
-            offline = bool(options.get("local_files_only"))
-            folder = Path(snapshot_download(model_name_or_path, local_files_only=offline, **given))
+            found = snapshot_download(
+                model_name_or_path,
+                revision=revision,
+                cache_dir=cache_folder,
+                token=token,
+                local_files_only=local_files_only,
+            )
+            folder = Path(found)
         return cls(MLLMEncoder.from_pretrained(folder / subfolder))
 
 

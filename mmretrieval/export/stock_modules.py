@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.pictures import ProcessedPictures, picture_processor
-from mmretrieval.export.chat_template import NAME, chat_template, has_one_place
+from mmretrieval.export.chat_template import chat_template, has_one_place
 from mmretrieval.export.sentence_config import PACKAGE, write_config, write_modules
 from mmretrieval.export.whole_pictures import CONVERTED, as_llava
 
@@ -41,16 +41,14 @@ def plain_model(encoder: MLLMEncoder) -> tuple[Any, Any, str]:
         encoder: A loaded encoder without adapters, for which there is no :func:`obstacle`.
 
     Returns:
-        The core; the processor, whose chat template :data:`~mmretrieval.export.chat_template.NAME` writes the
-        encoder's prompts; and what stands behind each picture in a prompt.
+        The core; the processor, whose chat template writes the encoder's prompts, in the place of one for
+        dialogues; and what stands behind each picture in a prompt.
     """
     if encoder.family.whole is not None and not encoder.pictures.tiles:
         core, processor, behind = as_llava(encoder)
     else:
         core, processor, behind = encoder.core, encoder.processor, ""
-    own = processor.chat_template
-    others = own if isinstance(own, dict) else {} if own is None else {"default": own}
-    processor.chat_template = {**others, NAME: chat_template(encoder, behind)}
+    processor.chat_template = chat_template(encoder, behind)
     return core, processor, behind
 
 
@@ -94,7 +92,6 @@ def _transformer(encoder: MLLMEncoder) -> dict[str, Any]:
         "modality_config": modalities,
         "module_output_name": "token_embeddings",
         "processing_kwargs": {
-            "chat_template": {"chat_template": NAME},
             "text": {"padding_side": "right"},
             "image": pictures.options if isinstance(pictures, ProcessedPictures) else {},
         },

@@ -92,7 +92,7 @@ def _processor(encoder: MLLMEncoder, processor: Any) -> Any:  # noqa: ANN401
         image_std=processor.image_processor.image_std,
     )
     has_class_token = config.vision_config.model_type.startswith("clip")
-    return LlavaProcessor(
+    return LlavaProcessor(  # type: ignore[no-untyped-call]
         images,
         processor.tokenizer,
         patch_size=config.vision_config.patch_size,
