@@ -9,7 +9,7 @@ from pathlib import Path
 from mmretrieval.encoder.provenance import Provenance
 
 PACKAGE = "sentence_transformers"
-REQUIRED = {"sentence-transformers": ">=6.0", "transformers": ">=5.17"}
+REQUIRED = {"sentence-transformers": ">=6.2", "transformers": ">=5.17"}
 """Releases that read texts and pictures, in the layout that is written."""
 
 

@@ -11,7 +11,7 @@ scores = queries @ documents.T"""
 _STOCK = (
     """```python
 from PIL import Image
-from sentence_transformers import SentenceTransformer  # 6.0 or newer
+from sentence_transformers import SentenceTransformer  # 6.2 or newer
 
 model = SentenceTransformer("FOLDER_OR_NAME")"""
     + _INPUTS
@@ -21,7 +21,7 @@ model = SentenceTransformer("FOLDER_OR_NAME")"""
 _OWN = (
     """```python
 from PIL import Image
-from sentence_transformers import SentenceTransformer  # 6.0 or newer
+from sentence_transformers import SentenceTransformer  # 6.2 or newer
 
 # The module is the installed mmretrieval's, which trust_remote_code lets sentence-transformers import.
 model = SentenceTransformer("FOLDER_OR_NAME", trust_remote_code=True)"""
@@ -57,7 +57,8 @@ def usage(modules: str, max_text_tokens: int, dims: tuple[int, ...]) -> str:
     if modules == "stock":
         parts.append(
             f"mmretrieval cuts texts after {max_text_tokens} tokens, as in training; sentence-transformers "
-            "reads them whole, so that longer ones get other embeddings there.\n"
+            "reads them whole, so that longer ones get other embeddings there. It also opens what a text "
+            "names if that is the address or the path of a picture.\n"
         )
     if dims:
         shown = ", ".join(map(str, dims))

@@ -58,7 +58,8 @@ def check(what: str, found: NDArray[np.float32], expected: NDArray[np.float32], 
     if found.shape != expected.shape:
         raise UserError(f"{what} gives embeddings of shape {found.shape} instead of {expected.shape}")
     difference = float(np.abs(found - expected).max())
-    cosine = float((found * expected).sum(axis=1).min())
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    cosine = float(((found * expected).sum(axis=1) / lengths).min())
     if not (difference <= TOLERANCE if exact else cosine >= LEAST_COSINE):
         raise UserError(
             f"{what} embeds otherwise than the trained retriever: values differ by up to {difference:.2g}, "

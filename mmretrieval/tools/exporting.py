@@ -53,6 +53,8 @@ def export(
         written = write(run, stage, wishes)
     ways = ", ".join(f"{way} {value:.1e}" for way, value in written.differences.items())
     print(f"{out}: {form}, {written.dtype}; largest difference from the trained retriever: {ways}")
+    if written.modules == "stock":
+        print("SentenceTransformer reads long texts whole, Retriever cuts them as in training: see README.md")
     if written.reason is not None:
         print(
             f"SentenceTransformer(…, trust_remote_code=True) uses this project's module, as its own cannot "

@@ -10,7 +10,7 @@ import torch
 from runs_to_export import EMBEDDED, assert_same, embed, embed_with, exported, from_folder, loaded, make_run
 from safetensors.torch import load_file
 
-from mmretrieval import Retriever
+from mmretrieval import MLLMEncoder, Retriever
 from mmretrieval.encoder.adapters import LoRA, TrainedParts
 from mmretrieval.encoder.backbone import Loading
 from mmretrieval.encoder.latent_attention import LatentAttentionOptions
@@ -129,9 +129,9 @@ def test_our_module_is_saved_and_loaded_again(run, tmp_path):
     assert_same(embed_with(loaded(tmp_path / "saved", trust_remote_code=True)), embed(encoder))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_changes_embeddings_little(tmp_path, dtype):
-    run, encoder = make_run(tmp_path / "run", EMBEDDED)
+@pytest.mark.parametrize(("dtype", "family"), [("bfloat16", EMBEDDED), ("float16", "llava_next")])
+def test_half_precision_changes_embeddings_little(tiny, tmp_path, dtype, family):
+    run, encoder = make_run(tmp_path / "run", tiny(family))
     expected = embed(encoder)
     exported(run, tmp_path / "out", dtype=dtype)
     weights = load_file(tmp_path / "out/model.safetensors").values()
@@ -150,6 +150,20 @@ def test_adapters_are_added_in_single_precision(tiny, tmp_path):
     found = encoder.core.language_model.layers[0].self_attn.q_proj.weight
     torch.testing.assert_close(found, expected)
     assert not torch.equal(found, found.bfloat16().float())
+
+
+def test_a_swapped_language_model_is_exported_too(tiny, tmp_path):
+    donor, text = MLLMEncoder(base=str(tiny("llava_next")), lora=None), tmp_path / "text"
+    donor.load()
+    donor.core.language_model.save_pretrained(text)
+    loading = Loading(dtype="bfloat16", language_model=str(text))
+    run, encoder = make_run(tmp_path / "run", tiny("llava_next"), loading=loading)
+    expected = embed(encoder)
+    report = exported(run, tmp_path / "out")
+    assert (report.modules, report.dtype) == ("stock", "bfloat16")
+    shutil.rmtree(text)
+    found = from_folder(tmp_path / "out")
+    assert (found * expected).sum(axis=1).min() > 0.98
 
 
 def test_leading_dimensions_are_those_of_the_trained_retriever(run, tmp_path):
