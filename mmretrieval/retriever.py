@@ -70,10 +70,10 @@ class Retriever:
     def from_pretrained(
         cls, path: str | Path, device: str = "cpu", batch_size: int = 32, dim: int | None = None
     ) -> Self:
-        """Load the ``adapter`` folder of a training run.
+        """Load a retriever that was trained here.
 
         Args:
-            path: The folder, or a run's folder that has it.
+            path: A training run, its ``adapter`` folder, or what ``mmretrieval export`` wrote.
             device: Where to compute.
             batch_size: Contents a forward pass.
             dim: Keep the first so many dimensions of each embedding.

@@ -14,10 +14,12 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
 )
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from mmretrieval.encoder.discovery import Parts
 from mmretrieval.encoder.families import Family
@@ -132,13 +134,22 @@ def load_backbone(
 ) -> Any:  # noqa: ANN401
     """Load an image-text-to-text model as :func:`load_model`, without its language-modelling head.
 
+    A folder may hold a model that was saved without one, as ``mmretrieval export`` does.
+
     Returns:
         The model's core: vision tower, projector and language model.
 
     Raises:
         UserError: As :func:`load_model`.
     """
+    if is_headless(load_config(base, loading)):
+        return _load(AutoModel, base, loading, unquantized)
     return load_model(base, loading, unquantized).model
+
+
+def is_headless(config: Any) -> bool:  # noqa: ANN401
+    """Whether a model was saved without its language-modelling head, going by its configuration."""
+    return bool(config.architectures == [MODEL_MAPPING_NAMES.get(config.model_type)])
 
 
 def load_model(
@@ -156,8 +167,12 @@ def load_model(
     Raises:
         UserError: If nothing can be loaded, or weights are missing, left over or of another shape.
     """
+    return _load(AutoModelForImageTextToText, base, loading, unquantized)
+
+
+def _load(auto: Any, base: str, loading: Loading, unquantized: Sequence[str]) -> Any:  # noqa: ANN401
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = auto.from_pretrained(
             resolve(base),
             revision=_revision(loading),
             dtype=getattr(torch, loading.dtype),

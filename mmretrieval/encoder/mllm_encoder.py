@@ -161,6 +161,11 @@ class MLLMEncoder(nn.Module):
             said += ", its latent attention" if report.latent_attention else ", untrained latent attention"
         return said + ")"
 
+    @property
+    def model_type(self) -> str:
+        """Transformers' name of the base model's family."""
+        return str(self._config.model_type)
+
     @cached_property
     def family(self) -> Family:
         """What is to know of the base model's family.
@@ -204,6 +209,15 @@ class MLLMEncoder(nn.Module):
     @cached_property
     def _config(self) -> Any:  # noqa: ANN401
         return load_config(self.base, self.loading)
+
+    @property
+    def processor(self) -> Any:  # noqa: ANN401
+        """Transformers' processor of the base.
+
+        Raises:
+            UserError: If it cannot be loaded.
+        """
+        return self._processor
 
     @cached_property
     def _processor(self) -> Any:  # noqa: ANN401
@@ -316,7 +330,9 @@ class MLLMEncoder(nn.Module):
 
     def embedding_hash(self) -> str:
         """Return a hex digest of all that decides an embedding: :meth:`weights_hash`, and the settings."""
-        facts = json.dumps([self.weights_hash(), saving.settings_of(self)], sort_keys=True)
+        settings = saving.settings_of(self)
+        settings.pop("base")  # where its weights lie decides nothing
+        facts = json.dumps([self.weights_hash(), settings], sort_keys=True)
         return blake2b(facts.encode(), digest_size=16).hexdigest()
 
     def save_pretrained(self, folder: Path) -> None:

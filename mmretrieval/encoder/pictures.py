@@ -93,6 +93,9 @@ class ProcessedPictures:
         image_token_id: The token that the model replaces by features.
         tiles: Whether to cut large pictures into tiles.
         max_pixels: Budget of a family that takes pictures at their own resolution; it bounds the tokens.
+
+    Attributes:
+        options: What the processor is told beside the picture.
     """
 
     def __init__(
@@ -107,10 +110,10 @@ class ProcessedPictures:
         self._processor = processor
         self._family = family
         self._image_token_id = image_token_id
-        self._options: dict[str, Any] = {} if family.tiling is None else {family.tiling: tiles}
+        self.options: dict[str, Any] = {} if family.tiling is None else {family.tiling: tiles}
         if family.multimodal_rope and max_pixels is not None:
             smallest = min(processor.image_processor.size["shortest_edge"], max_pixels)
-            self._options["size"] = {"shortest_edge": smallest, "longest_edge": max_pixels}
+            self.options["size"] = {"shortest_edge": smallest, "longest_edge": max_pixels}
         self._placeholder = getattr(processor, family.placeholder)
 
     def __call__(self, image: Image.Image) -> Picture:
@@ -130,8 +133,8 @@ class ProcessedPictures:
 
     def _made(self, image: Image.Image) -> Any:  # noqa: ANN401
         if self._family.bare:
-            return self._processor.image_processor(images=[image], return_tensors="pt", **self._options)
-        return self._processor(text=[self._placeholder], images=[image], return_tensors="pt", **self._options)
+            return self._processor.image_processor(images=[image], return_tensors="pt", **self.options)
+        return self._processor(text=[self._placeholder], images=[image], return_tensors="pt", **self.options)
 
     def _ids(self, made: Any) -> list[int]:  # noqa: ANN401
         if self._family.bare:

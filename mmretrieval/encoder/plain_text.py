@@ -15,7 +15,7 @@ class PlainText:
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers' fast tokenizers are not typed
         self._tokenizer = tokenizer
-        self._special = re.compile("|".join(map(re.escape, _special_tokens(tokenizer))))
+        self._special = re.compile("|".join(map(re.escape, special_tokens(tokenizer))))
 
     def of(self, text: str) -> str:
         """Take special tokens (``<image>``, ``</s>``) apart by a blank, so that no text can forge one."""
@@ -32,7 +32,11 @@ class PlainText:
         return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
 
 
-def _special_tokens(tokenizer: Any) -> list[str]:  # noqa: ANN401
-    """Tokens with a meaning to the model, longest first; added plain words, as Gemma's, are not."""
+def special_tokens(tokenizer: Any) -> list[str]:  # noqa: ANN401
+    """Return the tokens with a meaning to the model, longest first; added plain words, as Gemma's, are none.
+
+    Args:
+        tokenizer: A fast tokenizer.
+    """
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SETTINGS = "retriever.json"
 WEIGHTS = "adapter.safetensors"
 FORMAT_VERSION = 2
+BESIDE = "."
+"""The base of a retriever whose folder has its base model too."""
 
 _PLAIN = ("base", "max_text_tokens", "bidirectional", "pooling", "projection")
 _GROUPS: dict[str, Callable[..., Any]] = {
@@ -39,9 +41,14 @@ _GROUPS: dict[str, Callable[..., Any]] = {
 
 
 def save(encoder: MLLMEncoder, folder: Path) -> None:
-    """Write the trained weights and the settings of a loaded encoder into an existing folder."""
+    """Write the trained weights and the settings of an encoder into an existing folder.
+
+    A base model in the same folder is named by :data:`BESIDE`, so that the folder can be moved.
+    """
     settings = settings_of(encoder)
     settings["loading"].pop("trust_remote_code")  # a saved file must not grant it
+    if encoder.base == str(folder):
+        settings["base"] = BESIDE
     head = {"format_version": FORMAT_VERSION, "base_fingerprint": encoder.base_fingerprint}
     save_file(encoder.trained_state(), folder / WEIGHTS)
     (folder / SETTINGS).write_text(json.dumps(head | settings, indent=1) + "\n")
@@ -78,8 +85,8 @@ def check_settings(encoder: MLLMEncoder, saved: MLLMEncoder, folder: Path) -> No
 
 
 def adapter_folder(path: Path) -> Path:
-    """The ``adapter`` folder of a run, or the folder itself where it has none."""
-    return path / "adapter" if (path / "adapter").is_dir() else path
+    """The folder itself if a retriever was saved there, else its ``adapter`` folder, as that of a run."""
+    return path if (path / SETTINGS).is_file() or not (path / "adapter").is_dir() else path / "adapter"
 
 
 def read_settings(folder: Path) -> tuple[dict[str, Any], str]:
@@ -101,6 +108,8 @@ def read_settings(folder: Path) -> tuple[dict[str, Any], str]:
     for name, make in _GROUPS.items():
         if settings[name] is not None:
             settings[name] = _group(path, name, make, settings[name])
+    if settings["base"] == BESIDE:
+        settings["base"] = str(folder)
     return settings, base_fingerprint
 
 

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.provenance import Provenance
 from mmretrieval.errors import UserError
+from mmretrieval.export.description import hub_name
 
 if TYPE_CHECKING:
     from mteb.models import ModelMeta
@@ -66,7 +66,7 @@ def model_meta(
         similarity_fn_name="cosine",
         use_instructions=True,
         training_datasets=None if provenance is None else declared(provenance.data_sets),
-        adapted_from=_hub_name(encoder.base),
+        adapted_from=hub_name(encoder.base),  # mteb adds what that was trained on, where it knows
         modalities=["text", "image"],
         experiment_kwargs=_experiment(encoder, dim, instructions),
     )
@@ -98,11 +98,6 @@ def _tasks_by_data_set() -> dict[str, set[str]]:
 
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name).lower()
-
-
-def _hub_name(base: str) -> str | None:
-    """The base's name, if it is one on the hub: mteb then adds what that was trained on, where it knows."""
-    return base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists() else None
 
 
 def _experiment(encoder: MLLMEncoder, dim: int, instructions: Mapping[str, str] | None) -> dict[str, Any]:
