@@ -15,9 +15,9 @@ from mmretrieval.metrics.ranked import Positives, Ranking, Rows
 class Exclusions:
     """Takes candidates out of ranked lists.
 
-    Those that the data name, as BEIR's evaluation does with the document that has the query's id; and, for
-    some data sets, those that show the query's own picture, as CIRR and CIRCO do. Pictures are the same if
-    their files have the same bytes; known positives with the query's picture stay.
+    Those that the data name, as BEIR's evaluation does with the document that has the query's id, and CIRR's
+    with the query's own picture; and, for some data sets, all that show that picture. CIRCO's and FashionIQ's
+    evaluations leave none out. Pictures are the same if their files have the same bytes; known positives with the query's picture stay.
 
     Args:
         queries: The queries of the split.

@@ -47,9 +47,10 @@ class ModelSoup(Callback):
 
     Each trained weight is ``(1 - share) * start + share * end`` (WiSE-FT, https://arxiv.org/abs/2109.01903):
     a few mixes often keep nearly all of what was learnt and forget much less. Every
-    :class:`~callbacks.RetrievalEvaluation` of the trainer measures each mix, so it should measure on a split
-    that is not for the final report. Writes ``soup.json``, ``soup.png`` (the curve over the mix), and the
-    best mix as a folder like that of :class:`~callbacks.AdapterCheckpoint`; the run's own weights stay those
+    :class:`~callbacks.RetrievalEvaluation` of the trainer measures each mix, so its ``split`` should not be
+    that of the final report; its ``final_split`` is measured with the best mix only. Writes ``soup.json``,
+    ``soup.png`` (the curve over the mix), and the best mix as a folder like that of
+    :class:`~callbacks.AdapterCheckpoint`; the run's own weights stay those
     of its end. Under ``fast_dev_run`` nothing is done.
 
     LoRA's two factors are mixed each for itself: the second stage moves those of the first, so they are one
@@ -100,25 +101,30 @@ class ModelSoup(Callback):
                 known = _known(trainer, share)
                 if known is None:
                     mix(share)
-                    known = _measured(trainer, pl_module)
+                    known = _measured(trainer, pl_module, _evaluations(trainer))
                 self.found[share] = _with_mean(known)
             best = max(self.found, key=lambda share: self.found[share]["mean"])
             mix(best)
             save_adapter(trainer, pl_module, self._folder(trainer))
+            finals = [found.final for found in _evaluations(trainer) if found.final is not None]
+            reported = _measured(trainer, pl_module, finals)
         if trainer.is_global_zero:
-            self._report(trainer, best)
+            self._report(trainer, best, reported)
 
     def _folder(self, trainer: Trainer) -> Path:
         return self.folder if self.folder is not None else Path(trainer.default_root_dir, "soup")
 
-    def _report(self, trainer: Trainer, best: float) -> None:
+    def _report(self, trainer: Trainer, best: float, reported: Measured) -> None:
         table, figure = comparison(self.found, best), curve(self.found)
         with (screen := console()).capture() as rendered:
             screen.print(table)
         trainer.print(rendered.get() + f"The mix with the share {best:g} is in {self._folder(trainer)}")
+        for name, value in reported.items():
+            trainer.print(f"On its final split, {name}: {percent(value)}")
         root = Path(trainer.default_root_dir)
         mixes = [{"share": share, **values} for share, values in self.found.items()]
-        write_json(root / "soup.json", {"best": best, "mixes": mixes})
+        final = {"final": reported} if reported else {}
+        write_json(root / "soup.json", {"best": best, **final, "mixes": mixes})
         with staged_file(root / "soup.png") as path:
             figure.savefig(path, format="png", dpi=120)
         for logger in trainer.loggers:
@@ -184,9 +190,11 @@ def _known(trainer: Trainer, share: float) -> Measured | None:
     }
 
 
-def _measured(trainer: Trainer, module: LightningModule) -> Measured:
+def _measured(
+    trainer: Trainer, module: LightningModule, evaluations: Sequence[RetrievalEvaluation]
+) -> Measured:
     values = {}
-    for evaluation in _evaluations(trainer):
+    for evaluation in evaluations:
         latest = evaluation.latest
         done = evaluation.evaluate(trainer, module, trainer.current_epoch)
         values[_name(evaluation)] = done.pool_table()[AVERAGE][evaluation.headline]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,7 @@ from callbacks.uniir_table import write_uniir_table
 from data_modules.atomic import staged_file
 from data_modules.corpus import QuerySet
 from data_modules.encoding import EncodingTable
+from data_modules.formats.records import DataError
 from data_modules.wording import FIRST, Wording
 from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
 from mmretrieval.metrics.evaluation import GLOBAL, LOCAL, EvaluationRound, is_average, metrics_document
@@ -63,14 +65,19 @@ class RetrievalEvaluation(Callback):
     all. Those of ``validate`` and ``test`` have the command in their name, so that they never replace those
     of a fit; beside them are UniIR's table, ``uniir_<command>.tsv``, and ``environment_<command>.json``, the
     only file with times and what else differs between machines. Measures go to all loggers; averages can also
-    be monitored, for instance by ``ModelCheckpoint``. Under ``fast_dev_run`` only a few queries and
+    be monitored, for instance by ``BestCheckpoint``. Under ``fast_dev_run`` only a few queries and
     candidates are embedded, and no file is written.
+
+    What is chosen by a split's measures, a checkpoint or a setting, must not be reported on it: with a
+    ``final_split`` that one is measured only when training starts and when it ends, goes to the loggers as
+    ``<final_split>/global/…``, and cannot be monitored. It has ``metrics.json`` and ``runs/`` then, and those
+    of the rounds between are ``metrics_<split>.json`` and ``runs_<split>/``; ``test`` evaluates it.
 
     Attributes: ``label``, empty, or what distinguishes this evaluation from that of the trainer's own data in
     names; ``history``, the rounds of the fit; ``latest``, the last round of any command; ``rankings``,
     its ranked lists by pool and task, those of the first instruction; ``candidates`` and ``asked``, the
     embeddings of all pools and of the queries; ``latest_facts``, what ``validate`` or ``test`` evaluated and
-    how.
+    how; ``final``, the evaluation of the final split, with the same attributes.
 
     Args:
         split: Whose queries to evaluate.
@@ -94,12 +101,14 @@ class RetrievalEvaluation(Callback):
         instruction_seed: Of the draws of ``uniir``, at least 0.
         exclude_own_image: Data sets whose queries never find candidates that show the query's own picture,
             known positives aside. M-BEIR excludes none.
+        final_split: The split to report on, if it is another than the one to choose by.
 
     Raises:
-        ValueError: If a number is out of range or the headline is none of the measures.
+        ValueError: If a number is out of range, the headline is none of the measures, or the final split is
+            ``split``.
         MisconfigurationException: From ``setup``, if module or data module are none for retrieval, or the
             index is not empty.
-        DataError: From ``setup``, if the split has no queries.
+        DataError: From ``setup``, if a split has no queries.
     """
 
     def __init__(
@@ -119,6 +128,7 @@ class RetrievalEvaluation(Callback):
         instructions: Literal["first", "mean", "uniir"] = "first",
         instruction_seed: int = 0,
         exclude_own_image: Sequence[str] = (),
+        final_split: str | None = None,
     ) -> None:
         super().__init__()
         self.label = ""
@@ -150,13 +160,26 @@ class RetrievalEvaluation(Callback):
         self.latest_facts: dict[str, Any] = {}
         self._further: list[Rankings] = []
         self._pools: list[Pool] = []
+        self.is_final = False
+        self.final = None if final_split is None else self._finally(final_split)
+
+    def _finally(self, split: str) -> RetrievalEvaluation:
+        """An evaluation like this one, of the final split."""
+        if split == self.split:
+            raise ValueError(
+                f"final_split is {split!r}, as split is: leave it out, or choose by another split, as val."
+            )
+        final = copy(self)
+        final.split, final.history, final.is_final, final.final = split, [], True, None
+        return final
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "predict":
             return
         retriever_of(pl_module)
-        self.data(trainer).queries(self.split)  # an unknown split is an error now, not after an epoch
+        for evaluation in self.of_stage(stage):
+            evaluation.require_split(trainer)  # it is an error now, not after an epoch
         if self.index is not None and len(self.index):
             raise MisconfigurationException(
                 f"The index of evaluation must be empty, it holds {len(self.index)}."
@@ -165,13 +188,26 @@ class RetrievalEvaluation(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.before_training and trainer.global_step == 0 and not self.history:
-            self._fit_round(trainer, pl_module, epoch=0)
+            for evaluation in self.of_stage("fit"):
+                evaluation._fit_round(trainer, pl_module, epoch=0)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs == 0 or is_last_epoch(trainer):
             self._monitor(pl_module, self._fit_round(trainer, pl_module, epoch), logger=False)
+        if is_last_epoch(trainer):
+            self._end(trainer, pl_module, epoch)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end(trainer, pl_module, trainer.current_epoch)  # where the last epoch was not known to be it
+
+    def _end(self, trainer: Trainer, module: LightningModule, epoch: int) -> None:
+        """Measure the final split, unless that is done."""
+        final, step = self.final, trainer.global_step
+        if final is not None and not any(done.step == step for done in final.history):
+            final._fit_round(trainer, module, epoch)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,15 +216,41 @@ class RetrievalEvaluation(Callback):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._single_round(trainer, pl_module, "test")
+        for evaluation in self.of_stage("test"):
+            evaluation._single_round(trainer, pl_module, "test")
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"history": [asdict(done) for done in self.history]}
+        return {name: [asdict(done) for done in one.history] for name, one in self._by_name().items()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = [EvaluationRound(**done) for done in state_dict["history"]]
+        for name, one in self._by_name().items():
+            one.history = [EvaluationRound(**done) for done in state_dict.get(name, [])]
+
+    def _by_name(self) -> dict[str, RetrievalEvaluation]:
+        return {"history": self} if self.final is None else {"history": self, "final_history": self.final}
+
+    def of_stage(self, stage: str) -> list[RetrievalEvaluation]:
+        """What a command evaluates: both splits in ``fit``, the final one in ``test``."""
+        if self.final is None or stage == "validate":
+            return [self]
+        return [self.final] if stage == "test" else [self, self.final]
+
+    def require_split(self, trainer: Trainer) -> None:
+        """Make sure that the split has queries.
+
+        Raises:
+            DataError: If it has none; says which setting to change.
+        """
+        try:
+            self.data(trainer).queries(self.split)
+        except DataError as error:
+            key = "final_split" if self.is_final else "split"
+            advice = "to null, or to another" if self.is_final else "to the one that choices are made by"
+            raise DataError(
+                f"{error}; set {key} of callbacks.{type(self).__name__} in the configuration {advice}"
+            ) from None
 
     def evaluate(self, trainer: Trainer, module: LightningModule, epoch: int = 0) -> EvaluationRound:
         """Measure the current weights, without writing or logging anything.
@@ -307,8 +369,10 @@ class RetrievalEvaluation(Callback):
     def _fit_round(self, trainer: Trainer, module: LightningModule, epoch: int) -> EvaluationRound:
         done = self.evaluate(trainer, module, epoch)
         self.history.append(done)
-        self._log(trainer, done.scalars())
-        self._write(trainer, metrics_document(self.history), "")
+        prefix = f"{self.shown_split}/" if self.is_final else ""
+        self._log(trainer, {f"{prefix}{name}": value for name, value in done.scalars().items()})
+        suffix = "" if self.final is None else f"_{self.shown_split}"
+        self._write(trainer, metrics_document(self.history), suffix)
         return done
 
     def _single_round(self, trainer: Trainer, module: LightningModule, command: str) -> None:
@@ -380,6 +444,11 @@ class RetrievalEvaluation(Callback):
     def file_suffix(self) -> str:
         """What the names of files have behind ``metrics``, ``runs`` and ``report``."""
         return f"_{self.label}" if self.label else ""
+
+    @property
+    def shown_split(self) -> str:
+        """What readers know the split as."""
+        return self.split
 
     def data(self, trainer: Trainer) -> RetrievalData:
         """The data that is evaluated.

@@ -117,7 +117,8 @@ class RetrievalGallery(Callback):
         return self.folder if self.folder is not None else Path(trainer.default_root_dir, "gallery")
 
     def _evaluation(self, trainer: Trainer) -> RetrievalEvaluation:
-        return listed_before(trainer, self, RetrievalEvaluation)
+        found = listed_before(trainer, self, RetrievalEvaluation)
+        return found.of_stage("test" if trainer.testing else "fit")[0]
 
     def _show(self, trainer: Trainer) -> None:
         """Draw the last round, once."""

@@ -33,6 +33,8 @@ Column = tuple[str, str, str]
 class RunReport(Callback):
     """Shows a summary when a fit ends, and writes ``report.md`` with ``curves.png``.
 
+    Tables and curves are of the split that each round measures; a final split has tables of its own.
+
     After ``validate`` and ``test`` it writes ``report_<command>.md``, in which nothing differs between
     machines. TensorBoard has the same tables. Reads every :class:`~callbacks.RetrievalEvaluation` and, if
     there is one, :class:`~callbacks.HardNegativeMining` of the same trainer. Under ``fast_dev_run`` no file
@@ -60,7 +62,10 @@ class RunReport(Callback):
         evaluation, *others = _evaluations_of(trainer)
         if not trainer.is_global_zero or not evaluation.history:
             return
-        for shown in (evaluation, *others):
+        shown_all = [
+            part for shown in (evaluation, *others) for part in shown.of_stage("fit") if part.history
+        ]
+        for shown in shown_all:
             console().print(summary_table(shown))
         if is_dry_run(trainer):
             return
@@ -68,8 +73,8 @@ class RunReport(Callback):
         with staged_file(folder / "curves.png") as path:
             curves(evaluation).savefig(path, format="png", dpi=120)
         with staged_file(folder / "report.md") as path:
-            path.write_text(self._text(trainer, pl_module, evaluation, others), "utf-8")
-        for shown in (evaluation, *others):
+            path.write_text(self._text(trainer, pl_module, shown_all), "utf-8")
+        for shown in shown_all:
             record_tables(trainer, _results(shown), trainer.global_step)
         trainer.print(f"Report: {folder / 'report.md'}")
 
@@ -85,11 +90,12 @@ class RunReport(Callback):
     def _report_single(self, trainer: Trainer, command: str) -> None:
         if not trainer.is_global_zero or is_dry_run(trainer):
             return
-        for evaluation in _evaluations_of(trainer):
+        asked = (part for found in _evaluations_of(trainer) for part in found.of_stage(command))
+        for evaluation in asked:
             if evaluation.latest is None:
                 continue
             queries = evaluation.data(trainer).queries(evaluation.split)
-            what = f"{evaluation.label} {evaluation.split}".strip()
+            what = f"{evaluation.label} {evaluation.shown_split}".strip()
             text, sections = report_of(f"Evaluation of {what}", evaluation, queries)
             folder = self.folder if self.folder is not None else evaluation.output_folder(trainer)
             file = folder / f"report{evaluation.file_suffix}_{command}.md"
@@ -103,20 +109,19 @@ class RunReport(Callback):
         self,
         trainer: Trainer,
         module: LightningModule,
-        evaluation: RetrievalEvaluation,
-        others: Sequence[RetrievalEvaluation],
+        evaluations: Sequence[RetrievalEvaluation],
     ) -> str:
-        rounds, mining = evaluation.history, _mining_of(trainer)
+        evaluation, mining = evaluations[0], _mining_of(trainer)
         seconds = time.perf_counter() - self._started
-        names = [_name(done) for done in rounds]
+        splits = dict.fromkeys(_values_of(shown) for shown in evaluations if not shown.label)
         settings = list(_settings(trainer, module, evaluation, mining))
         machine = [*environment(trainer), ("wall time", _duration(seconds))]
         parts = [
             f"# {Path(trainer.default_root_dir).name}",
             f"{type(module).__name__}, {trainer.global_step:,} steps, {_duration(seconds)} in all. Values "
-            f"are percentages of the {evaluation.split} queries: {' → '.join(names)}.",
+            f"are percentages of {' and of '.join(splits)}.",
             "![Averages over steps](curves.png)",
-            *(section.text() for shown in (evaluation, *others) for section in _results(shown)),
+            *(section.text() for shown in evaluations for section in _results(shown)),
             Section("Mined negatives", *_mined(mining.reports)).text()
             if mining and mining.reports
             else "## Mined negatives\n\nNone were mined.",
@@ -134,8 +139,15 @@ def _results(evaluation: RetrievalEvaluation) -> tuple[Section, ...]:
     )
 
 
+def _values_of(evaluation: RetrievalEvaluation) -> str:
+    names = " → ".join(_name(done) for done in evaluation.history)
+    return f"the {evaluation.shown_split} queries: {names}"
+
+
 def _labelled(evaluation: RetrievalEvaluation, section: Section) -> Section:
-    return section._replace(title=f"{section.title}, {evaluation.label}") if evaluation.label else section
+    several = evaluation.final is not None or evaluation.is_final
+    names = [section.title, evaluation.label, evaluation.shown_split if several else ""]
+    return section._replace(title=", ".join(name for name in names if name))
 
 
 def summary_table(evaluation: RetrievalEvaluation) -> Table:
@@ -145,7 +157,7 @@ def summary_table(evaluation: RetrievalEvaluation) -> Table:
         evaluation: With at least one round in its history.
     """
     names = " → ".join(_shortened([_name(done) for done in evaluation.history]))
-    what = f"{evaluation.label} {evaluation.split}".strip()
+    what = f"{evaluation.label} {evaluation.shown_split}".strip()
     table = Table(title=f"Retrieval on {what}, in percent: {names}")
     table.add_column("task", no_wrap=True)
     for heading, _, _ in _columns(evaluation):
@@ -280,6 +292,7 @@ def _settings(
     yield from _flat("data", getattr(getattr(trainer, "datamodule", None), "hparams", {}))
     for name in ("split", "ks", "ndcg_k", "depth"):
         yield f"evaluation.{name}", str(getattr(evaluation, name))
+    yield "evaluation.final_split", str(evaluation.final and evaluation.final.split)
     if mining is not None:
         yield from _flat("mining", {**mining.plan.stamp(), "rounds_kept": mining.rounds_kept})
         yield from _flat("mining.schedule", asdict(mining.schedule))

@@ -30,7 +30,7 @@ class TextEvaluation(RetrievalEvaluation):
         folders: Folders in the BEIR layout, or a folder of such; their names are those of the data sets.
             "embedded": the text benchmark that ships with the project.
         label: What names begin with; different for each evaluation of a trainer.
-        released_split: Which of the qrels to use.
+        released_split: Which of the qrels to use; to choose by, ``dev`` or ``val``.
         prompts: Name of a data set → its instruction; a general one for the others.
         ks: Cut-off ranks of the hit rates, each at least 1.
         ndcg_k: Cut-off rank of nDCG, at least 1.
@@ -45,6 +45,7 @@ class TextEvaluation(RetrievalEvaluation):
         max_text_tokens: Where texts are cut; the encoder's own limit by default.
         encoding_batch_size: Texts per batch, at least 1.
         num_workers: Processes that read and tokenise.
+        final_split: The qrels to report on, if they are others than those to choose by.
 
     Raises:
         DataError: If a folder cannot be used; from ``setup``, if anything in it cannot.
@@ -70,9 +71,10 @@ class TextEvaluation(RetrievalEvaluation):
         max_text_tokens: int | None = None,
         encoding_batch_size: int = 128,
         num_workers: int = 0,
+        final_split: str | None = None,
     ) -> None:
         super().__init__(
-            "test",
+            released_split,
             ks,
             ndcg_k,
             depth,
@@ -83,18 +85,23 @@ class TextEvaluation(RetrievalEvaluation):
             before_training,
             embeddings,
             embedding_dtype,
+            final_split=final_split,
         )
         if not label.isidentifier():
             raise ValueError(f"label must be letters, digits and underscores, found {label!r}.")
-        self.label = label
-        self._sets = TextSets(
-            folders,
-            released_split,
-            prompts=prompts,
-            max_text_tokens=max_text_tokens,
-            encoding_batch_size=encoding_batch_size,
-            num_workers=num_workers,
-        )
+        for evaluation in self.of_stage("fit"):
+            assert isinstance(evaluation, TextEvaluation)
+            evaluation.label = label
+            evaluation._released = evaluation.split
+            evaluation.split = "test"  # whatever the release calls it
+            evaluation._sets = TextSets(
+                folders,
+                evaluation._released,
+                prompts=prompts,
+                max_text_tokens=max_text_tokens,
+                encoding_batch_size=encoding_batch_size,
+                num_workers=num_workers,
+            )
 
     @property
     @override
@@ -104,12 +111,22 @@ class TextEvaluation(RetrievalEvaluation):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
-            if trainer.local_rank == 0:
-                self._sets.prepare_data()
-            trainer.strategy.barrier("text data")
-            self._sets.trainer = trainer
-            self._sets.setup("validate")
+            for evaluation in self.of_stage(stage):
+                assert isinstance(evaluation, TextEvaluation)
+                evaluation._open(trainer)
         super().setup(trainer, pl_module, stage)
+
+    def _open(self, trainer: Trainer) -> None:
+        if trainer.local_rank == 0:
+            self._sets.prepare_data()
+        trainer.strategy.barrier("text data")
+        self._sets.trainer = trainer
+        self._sets.setup("validate")
+
+    @property
+    @override
+    def shown_split(self) -> str:
+        return self._released
 
     @override
     def data(self, trainer: Trainer) -> RetrievalData:

@@ -18,7 +18,7 @@ from data_modules.conversion.target import (
 )
 from data_modules.formats.composed import ComposedQuery, ComposedReader, ComposedSet
 from data_modules.formats.records import CandidateRecord, DataError, InstructionRecord, QueryRecord
-from data_modules.formats.side_files import GROUPS, query_list_row
+from data_modules.formats.side_files import EXCLUDED, GROUPS, query_list_row
 from data_modules.progress import progress_bar
 from mmretrieval.content import Modality
 
@@ -29,6 +29,7 @@ LOST_TARGETS = "targets whose image is not on disk"
 UNANSWERED = "queries all of whose targets are not on disk"
 EMPTY_TEXTS = "queries without text"
 SHORT_GROUPS = "queries whose group lacks an image"
+OWN_IMAGES = "queries whose own image is left out of their rankings, as by the benchmark"
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,10 @@ class _ComposedConversion:
             self.target.left_out[SHORT_GROUPS] += 1
         if group:
             self.target.writer.write_beside(GROUPS, query_list_row(record.id, group))
+        if query.excluded:
+            excluded = [self._id(image) for image in query.excluded if image not in self.missing]
+            self.target.notes[OWN_IMAGES] += 1
+            self.target.writer.write_beside(EXCLUDED, query_list_row(record.id, excluded))
 
     def _id(self, image: str) -> str:
         id_ = self.target.id_of("candidate", image)

@@ -7,7 +7,7 @@
     img_raw/{train,dev,test1}/…
 
 The pool is the split's images, the query's own among them: the benchmark's evaluation leaves that one out of
-each ranking, and so must whoever evaluates on this. The target is ``target_hard`` alone, as on its server.
+each ranking, so it becomes the query's excluded image. The target is ``target_hard`` alone, as on its server.
 Its Recall_subset@k ranks the other five images of ``img_set`` only; they become the query's group.
 """
 
@@ -82,4 +82,5 @@ def _query(source: object, row: Row, split: str) -> ComposedQuery:
         text_of(source, row, "caption"),
         (target,),
         tuple(name for name in group if name != reference),
+        (reference,),
     )

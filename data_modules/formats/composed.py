@@ -23,6 +23,7 @@ class ComposedQuery:
         text: How to change it; may be empty, which a converter has to refuse or count.
         targets: The images to find; the first is the one that the text was written for.
         group: Images among which the benchmark also ranks, without the reference; empty if it does not.
+        excluded: Images that the benchmark's own evaluation leaves out of the ranking.
     """
 
     source: object
@@ -31,6 +32,7 @@ class ComposedQuery:
     text: str
     targets: tuple[str, ...]
     group: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class ComposedSet:
                 ("reference", (query.reference,)),
                 ("target", query.targets),
                 ("group member", query.group),
+                ("excluded image", query.excluded),
             ):
                 for name in names:
                     if name not in self.images:

@@ -5,7 +5,7 @@
     original_ids.jsonl    kind (query or candidate), id, original: the release's ids, to map run files back
     groups.jsonl          query, candidates: what a subset measure ranks among (CIRR)
     excluded.jsonl        query, candidates: what the benchmark's own evaluation leaves out of its ranking
-                          (BEIR: the document with the query's id)
+                          (BEIR: the document with the query's id; CIRR: the query's own image)
 """
 
 from __future__ import annotations

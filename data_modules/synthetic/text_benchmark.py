@@ -74,8 +74,8 @@ class _TextQuery:
 def write_text_benchmark(out: Path, *, seed: int = 0, size: int = DEFAULT_SIZE) -> None:
     """Write the data sets, each a folder; ``out`` appears only when all of it is written.
 
-    Equal arguments give equal files. A fifth as many queries as for training are for ``test``; half of the
-    test's scenes show pairs of colour and shape that training never does.
+    Equal arguments give equal files. A tenth as many queries as for training are for ``val``, a fifth for
+    ``test``; half of the test's scenes show pairs of colour and shape that training never does.
 
     Args:
         out: The folder to create.
@@ -88,7 +88,7 @@ def write_text_benchmark(out: Path, *, seed: int = 0, size: int = DEFAULT_SIZE) 
     if size < SMALLEST_SIZE:
         raise DataError(f"size is {size}; {len(NAMES)} data sets need at least {SMALLEST_SIZE} queries")
     train = size // len(NAMES)
-    counts = {"train": train, "test": max(4, train // 5)}
+    counts = {"train": train, "test": max(4, train // 5), "val": max(4, train // 10)}
     with staged_directory(out) as stage:
         for name in NAMES:
             parts = {split: _part(name, split, count, seed) for split, count in counts.items()}

@@ -33,7 +33,7 @@ Intervals = dict[str, dict[str, list[float]]]
 GLOBAL, LOCAL = "global", "local"
 AVERAGE = "average"
 SINGLE_MODAL, COMPOSED = "average_single_modal", "average_composed"
-"""Averages over the tasks without and with contents of picture and text together, of full evaluations."""
+"""Averages over the tasks whose queries have one modality, or picture and text together; full evaluations."""
 
 
 def with_average(

@@ -101,6 +101,16 @@ def test_mixes_are_measured_and_the_best_is_saved(fakes, started, data, tmp_path
     assert len(multimodal.history) == 3 + before
 
 
+def test_the_final_split_is_measured_of_the_best_mix_alone(fakes, started, data, tmp_path):
+    multimodal = Measuring(0.2)
+    multimodal.final = Measuring(0.9)  # would choose another mix
+    fit(fakes, started, data, tmp_path, multimodal, ModelSoup([0.0, 0.25, 0.7, 1.0]))
+    assert multimodal.final.seen == [0.0, 1.0, 0.25], "at both ends, and of the best"
+    document = json.loads((tmp_path / "soup.json").read_text())
+    assert document["best"] == 0.25
+    assert document["final"]["multimodal"] == pytest.approx(0.35, abs=1e-6)
+
+
 def test_the_ends_are_exact():
     start, end = {"w": torch.tensor([0.1, -3.0])}, {"w": torch.tensor([1e8, 0.3])}
     assert torch.equal(interpolated(start, end, 0.0)["w"], start["w"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -240,5 +241,72 @@ def test_bad_configurations_are_refused(fakes, module, data, tmp_path):
     full.add(np.eye(2, dtype=np.float32))
     with pytest.raises(MisconfigurationException, match="must be empty, it holds 2"):
         fakes.make_trainer(tmp_path, [RetrievalEvaluation(index=full)]).fit(module, datamodule=data)
-    with pytest.raises(DataError, match="has no queries of split 'val'"):
-        fakes.make_trainer(tmp_path, [RetrievalEvaluation("val")]).fit(module, datamodule=data)
+    for splits, key in ((("val", None), "split"), (("test", "val"), "final_split")):
+        evaluation = RetrievalEvaluation(splits[0], final_split=splits[1])
+        advice = rf"has no queries of split 'val'; there are .*; set {key} of callbacks.RetrievalEvaluation"
+        with pytest.raises(DataError, match=advice):
+            fakes.make_trainer(tmp_path, [evaluation]).fit(module, datamodule=data)
+    with pytest.raises(ValueError, match="leave it out, or choose by another split"):
+        RetrievalEvaluation("test", final_split="test")
+
+
+# --- choosing by one split, reporting on another
+
+
+def test_the_final_split_is_measured_at_both_ends_and_nothing_is_chosen_by_it(fit, module, data, tmp_path):
+    untrained = _expected(data, module)
+    evaluation = RetrievalEvaluation("train", final_split="test")
+    logger = CSVLogger(tmp_path, name="log", version="")
+    trainer = fit(evaluation, 3, logger=logger)
+    final = evaluation.final
+    assert [(done.epoch, done.step) for done in evaluation.history] == [(0, 0), (1, 3), (2, 6), (3, 9)]
+    assert [(done.epoch, done.step) for done in final.history] == [(0, 0), (3, 9)]
+    assert _flat(final.history[0].metrics) == pytest.approx(_flat(untrained), abs=1e-6)
+    assert _flat(final.history[1].metrics) == pytest.approx(_flat(_expected(data, module)), abs=1e-6)
+    chosen, reported = (json.loads((tmp_path / f"metrics{n}.json").read_text()) for n in ("_train", ""))
+    for document, of in ((chosen, evaluation), (reported, final)):
+        assert {pool: document[pool] for pool in ("global", "local")} == of.history[-1].metrics
+        assert document["start"] == of.history[0].metrics
+        assert len(document["epochs"]) == len(of.history)
+    monitored, name = trainer.callback_metrics, "global/average/mrr"
+    assert float(monitored[name]) == pytest.approx(chosen["global"]["average"]["mrr"])
+    assert chosen["global"]["average"]["mrr"] != pytest.approx(reported["global"]["average"]["mrr"])
+    assert not [each for each in monitored if each.startswith("test/")]
+    assert f"test/{name}" in (tmp_path / "log/metrics.csv").read_text().splitlines()[0]
+    for folder, split in (("runs", "test"), ("runs_train", "train")):
+        (line, *_) = (tmp_path / folder / f"global_{ALPHA}.qrels").read_text().splitlines()
+        assert line.split()[0] in data.corpus.queries(split).ids
+
+
+def test_a_fit_that_is_stopped_measures_the_final_split_once(fit):
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = True
+
+    evaluation = RetrievalEvaluation("train", final_split="test")
+    fit(evaluation, 3, more=[Stop()])
+    assert [(done.epoch, done.step) for done in evaluation.final.history] == [(0, 0), (1, 3)]
+
+
+def test_a_resumed_run_keeps_what_it_measured_of_the_final_split(fit, tmp_path):
+    first, second = (RetrievalEvaluation("train", final_split="test") for _ in range(2))
+    fit(first, 1).save_checkpoint(tmp_path / "one.ckpt")
+    fit(second, 2, ckpt_path=tmp_path / "one.ckpt")
+    assert [done.epoch for done in second.final.history] == [0, 1, 2]
+    assert second.final.history[:2] == first.final.history
+    assert second.history[:2] == first.history
+
+
+def test_the_test_command_takes_the_final_split_and_validate_the_other(fakes, module, data, tmp_path):
+    evaluation = RetrievalEvaluation("train", final_split="test")
+    trainer = fakes.make_trainer(tmp_path, [evaluation])
+    trainer.test(module, datamodule=data, verbose=False)
+    tested = dict(trainer.callback_metrics)
+    assert evaluation.latest is None
+    trainer.validate(module, datamodule=data, verbose=False)
+    runs = ((tested, "test", evaluation.final), (trainer.callback_metrics, "validate", evaluation))
+    for values, command, of in runs:
+        document = json.loads((tmp_path / f"metrics_{command}.json").read_text())
+        assert document["evaluation"]["split"] == of.split
+        assert {pool: document[pool] for pool in ("global", "local")} == of.latest.metrics
+        assert float(values["global/average/mrr"]) == pytest.approx(document["global"]["average"]["mrr"])

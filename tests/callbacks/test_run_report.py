@@ -55,6 +55,21 @@ def test_the_report_has_every_round_of_every_task(fit, tmp_path, capsys):
     assert "start → epoch 1 → epoch 2 → epoch 3" in shown
 
 
+def test_the_final_split_has_tables_of_its_own(fit, tmp_path, capsys):
+    evaluation = RetrievalEvaluation("train", final_split="test")
+    fit(evaluation, RunReport())
+    text = (tmp_path / "report.md").read_text()
+    rounds = "start → epoch 1 → epoch 2 → epoch 3"
+    assert f"percentages of the train queries: {rounds} and of the test queries: start → epoch 3." in text
+    for split, of in (("train", evaluation), ("test", evaluation.final)):
+        rows = {row[0]: row[2] for row in _table(text, f"Tasks, {split}")[1:]}
+        assert rows["average"] == _arrow(of, "global", "average", "hit@5")
+        assert len(_table(text, f"Averages, {split}")) == 1 + len(of.history)
+    shown = capsys.readouterr().out
+    assert "Retrieval on train, in percent" in shown
+    assert "Retrieval on test, in percent" in shown
+
+
 def test_mining_settings_and_versions_are_in_the_report(fit, tmp_path):
     mining = HardNegativeMining(MiningPlan(seed=41))
     fit(RetrievalEvaluation(), mining, RunReport())

@@ -112,6 +112,7 @@ def test_a_run_leaves_everything_it_promises(run):
     promised = {
         "config.yaml",
         "metrics.json",
+        "metrics_val.json",
         "report.md",
         "curves.png",
         "negatives/round_0.npz",
@@ -120,6 +121,7 @@ def test_a_run_leaves_everything_it_promises(run):
         "adapter/training.json",
         "runs/global_scenenews_task0.trec",
         "runs/local_twinscenes_task4.trec",
+        "runs_val/global_scenenews_task0.trec",
         "gallery/shapeiq_task7.png",
     }
     assert promised <= files
@@ -128,14 +130,35 @@ def test_a_run_leaves_everything_it_promises(run):
         assert any(file.startswith("tensorboard/") and file.endswith(f"/retrieval/{name}") for file in files)
 
 
-def test_metrics_have_all_tasks_in_both_pools_and_those_at_the_start(run):
-    metrics = json.loads((run / "metrics.json").read_text())
+@pytest.mark.parametrize(("file", "epochs"), [("metrics.json", [0, 2]), ("metrics_val.json", [0, 1, 2])])
+def test_metrics_have_all_tasks_in_both_pools_and_those_at_the_start(run, file, epochs):
+    metrics = json.loads((run / file).read_text())
     assert {"global", "local", "start", "epochs"} <= set(metrics)
     for table in (metrics["global"], metrics["local"], metrics["start"]["global"]):
         assert len(table) == 17  # 16 dataset-tasks and their average
         tasks = [values["hit@5"] for name, values in table.items() if name != "average"]
         assert table["average"]["hit@5"] == pytest.approx(np.mean(tasks))
-    assert [done["epoch"] for done in metrics["epochs"]] == [0, 1, 2]
+    assert [done["epoch"] for done in metrics["epochs"]] == epochs
+
+
+def test_the_best_epoch_is_that_of_the_val_split(run):
+    epochs = json.loads((run / "metrics_val.json").read_text())["epochs"][1:]
+    best = max(epochs, key=lambda done: done["global"]["average"]["hit@5"])
+    assert (run / f"checkpoints/best-step{best['step']}.ckpt").is_file()
+    text = (run / "report.md").read_text()
+    assert "## Averages, val" in text
+    assert "## Averages, test" in text
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_nothing_is_chosen_by_the_test_split(path):
+    callbacks = (yaml.safe_load(path.read_text()).get("trainer") or {}).get("callbacks", [])
+    chosen = any(c["class_path"].endswith(("BestCheckpoint", "ModelSoup")) for c in callbacks)
+    for callback in callbacks:
+        if chosen and callback["class_path"].endswith(("RetrievalEvaluation", "TextEvaluation")):
+            arguments = callback["init_args"]
+            splits = (arguments.get("split", arguments.get("released_split")), arguments["final_split"])
+            assert splits == ("val", "test")
 
 
 def test_interpolated_paths_follow_an_override(run):
@@ -163,6 +186,7 @@ def test_scalars_and_galleries_are_in_tensorboard(run):
         "text/local/average/ndcg@10",
         "global/average/modality_accuracy@1",
         "local/average/ndcg@10",
+        "test/global/average/hit@5",
     }
     assert expected <= scalars
     assert any(name.startswith("lr-") for name in scalars)

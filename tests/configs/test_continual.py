@@ -80,9 +80,11 @@ def test_texts_are_learnt_first_then_stage_1_and_stage_2_with_its_options(texts,
     options.append("--trainer.log_every_n_steps=1")
     fit(config, "continual/soup.yaml", out=tmp_path / "two", options=options)
     forgetting = json.loads((tmp_path / "two/forgetting.json").read_text())
-    assert forgetting["checks"][0]["multimodal"] == second["global"]["average"]["hit@5"]
+    chosen = json.loads((tmp_path / "one/metrics_val.json").read_text())
+    assert forgetting["checks"][0]["multimodal"] == chosen["global"]["average"]["hit@5"]
     soup = json.loads((tmp_path / "two/soup.json").read_text())
     assert [mix["share"] for mix in soup["mixes"]] == [0, 0.25, 0.5, 0.75, 1]
+    assert soup["final"].keys() == {"multimodal", "text"}
     for mix, check in ((soup["mixes"][0], 0), (soup["mixes"][-1], -1)):
         assert {n: mix[n] for n in ("multimodal", "text")} == {
             n: forgetting["checks"][check][n] for n in ("multimodal", "text")

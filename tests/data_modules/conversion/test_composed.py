@@ -13,7 +13,7 @@ from data_modules.formats.circo import CIRCOReader
 from data_modules.formats.cirr import CIRRReader
 from data_modules.formats.fashioniq import FashionIQReader
 from data_modules.formats.records import DataError
-from data_modules.formats.side_files import GROUPS, read_query_lists
+from data_modules.formats.side_files import EXCLUDED, GROUPS, read_query_lists
 from mmretrieval.content import Modality
 
 
@@ -44,6 +44,7 @@ def test_circo_has_all_of_cocos_images_in_the_pool_and_all_targets(tmp_path, rel
         assert sorted(packed.pool(pool)) == sorted(colours.bytes)
     check_images(packed, "val", colours)
     assert read_query_lists(tmp_path / "out", GROUPS) == {}
+    assert read_query_lists(tmp_path / "out", EXCLUDED) == {}, "CIRCO's evaluation leaves nothing out"
 
 
 @pytest.mark.parametrize("above", [True, False])
@@ -53,7 +54,9 @@ def test_cirr_finds_the_hard_target_among_the_images_of_the_split(tmp_path, rele
     options = releases.options("cirr_rc2", splits=("train", "val"))
     summary = convert_composed(CIRRReader(root), tmp_path / "out", options)
     assert (summary.images, summary.left_out) == (18, {})
-    packed, groups = releases.packed(tmp_path / "out"), read_query_lists(tmp_path / "out", GROUPS)
+    packed = releases.packed(tmp_path / "out")
+    groups, excluded = (read_query_lists(tmp_path / "out", name) for name in (GROUPS, EXCLUDED))
+    assert summary.notes == {composed.OWN_IMAGES: 6}
     for split in ("train", "val"):
         paths = json.loads((tmp_path / f"data/cirr/image_splits/split.rc2.{split}.json").read_text())
         found = packed.queries(split)
@@ -65,6 +68,8 @@ def test_cirr_finds_the_hard_target_among_the_images_of_the_split(tmp_path, rele
             assert packed.bytes_of(query.record.image) == colours.bytes[row["reference"]]
             members = [packed.original.candidates[id_] for id_ in groups[query.record.id]]
             assert members == [name for name in row["img_set"]["members"] if name != row["reference"]]
+            left_out = [packed.original.candidates[id_] for id_ in excluded[query.record.id]]
+            assert left_out == [row["reference"]], "as CIRR's own evaluation does"
         for pool in (f"local_cirr_rc2_task7_{split}", f"global_{split}"):
             assert packed.pool(pool) == list(paths), "the references too"
         check_images(packed, split, colours)
@@ -92,6 +97,7 @@ def test_fashioniq_has_a_pool_for_each_category_and_every_image_once(tmp_path, r
             assert (query.record.text, query.record.task) == (text, f"fashioniq_{category}_task7")
             assert packed.bytes_of(query.record.image) == colours.bytes[row["candidate"]]
     everything = packed.pool("global_test")
+    assert read_query_lists(tmp_path / "out", EXCLUDED) == {}, "nor does FashionIQ's"
     assert sorted(everything) == sorted(colours.bytes), "an image of two pools is one candidate"
     check_images(packed, "test", colours)
 

@@ -36,7 +36,8 @@ def read(root, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_each_set_has_its_queries_and_each_query_an_answer(root, name):
     documents, queries, judged = read(root, name)
-    assert {split: len(own) for split, own in judged.items()} == {"train": SIZE // 5, "test": SIZE // 25}
+    sizes = {"train": SIZE // 5, "test": SIZE // 25, "val": SIZE // 50}
+    assert {split: len(own) for split, own in judged.items()} == sizes
     assert {q for own in judged.values() for q in own} == set(queries)
     assert len({*documents.values()}) == len(documents)
     for split, own in judged.items():
@@ -128,10 +129,10 @@ def test_no_text_tells_of_a_picture(root):
 def test_training_never_shows_held_out_pairs(root):
     for name in NAMES[:4]:
         documents, _, _ = read(root, name)
-        shown = {"train": set(), "test": set()}
+        shown = {"train": set(), "val": set(), "test": set()}
         for id_, text in documents.items():
             shown[id_.split("-")[0]] |= {group[1:] for group in groups(text)}
-        assert not shown["train"] & HELD_OUT_PAIRS
+        assert not (shown["train"] | shown["val"]) & HELD_OUT_PAIRS
         assert shown["test"] & HELD_OUT_PAIRS
 
 
@@ -139,7 +140,7 @@ def test_equal_seeds_give_equal_files_and_others_do_not(root, tmp_path):
     write_text_benchmark(tmp_path / "again", size=SIZE)
     write_text_benchmark(tmp_path / "other", size=SIZE, seed=1)
     for name in NAMES:
-        for file in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv"):
+        for file in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/val.tsv"):
             assert (tmp_path / "again" / name / file).read_bytes() == (root / name / file).read_bytes()
         assert (tmp_path / "other" / name / "queries.jsonl").read_text() != (
             root / name / "queries.jsonl"
