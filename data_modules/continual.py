@@ -51,7 +51,9 @@ class ContinualTextDataModule(RetrievalDataModule):
         encoding_batch_size: Contents per batch when embedding, >= 1.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         batches_per_epoch: Steps of an epoch; ``None``: as many as the queries of all sources fill.
-        negatives_per_query: How many of a query's mined negatives a sample uses, drawn anew in each epoch.
+        negatives_per_query: How many of a query's negatives a sample uses, drawn anew in each epoch.
+        given_negatives: Chance, between 0 and 1, that a sample uses negatives that the data set gives where
+            its query has mined ones as well; where it has none, those given are used. ``None``: never.
         seed: Of the stream, >= 0.
 
     Raises:
@@ -81,6 +83,7 @@ class ContinualTextDataModule(RetrievalDataModule):
         num_workers: int = 0,
         batches_per_epoch: int | None = None,
         negatives_per_query: int = 1,
+        given_negatives: float | None = 0.0,
         seed: int = 0,
     ) -> None:
         tempered({"any": 1}, temperature, text_share)  # refuses what is out of range now
@@ -98,6 +101,7 @@ class ContinualTextDataModule(RetrievalDataModule):
             homogeneous=homogeneous,
             batches_per_epoch=batches_per_epoch,
             negatives_per_query=negatives_per_query,
+            given_negatives=given_negatives,
             seed=seed,
             train_split=TRAIN,
             train_pool=TRAIN_POOL,

@@ -284,6 +284,14 @@ class QuerySet:
         return self._table.column("key", np.int64)
 
     @cached_property
+    def own_text_keys(self) -> Ints:
+        """Content key of each query that is text, asks for text and is a candidate too, else 0, ``(N,)``."""
+        text = Modality.TEXT.code
+        asks_for_text = (self.modalities == text) & (self.target_modality == text)
+        there = asks_for_text & np.isin(self.keys, self.corpus.candidate_keys)
+        return np.where(there, self.keys, 0)
+
+    @cached_property
     def copies(self) -> npt.NDArray[np.int32]:
         """How often each query stands in the source, ``(N,)``: once except in an up-sampled mixture."""
         return self._array("copies")
@@ -301,6 +309,15 @@ class QuerySet:
     def positives(self, row: int) -> Ints:
         """Return the candidate rows of a query's known positives."""
         return self._positives[self._starts[row] : self._starts[row + 1]]
+
+    def negatives(self, row: int) -> Ints:
+        """Return the candidate rows that the data set itself gives as a query's negatives.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        given = json.loads(self._table.read(row))["negatives"]
+        return np.array([self.corpus.candidate_row(id_) for id_ in given], np.int64)
 
     def grades(self, row: int) -> Ints:
         """Return how relevant each of :meth:`positives` is, at least 1."""

@@ -253,6 +253,11 @@ class JoinedQueries(QuerySet):
         return np.asarray(self.parts[part].positives(own) + self.corpus.starts[part], np.int64)
 
     @override
+    def negatives(self, row: int) -> Ints:
+        part, own = self._place(row)
+        return np.asarray(self.parts[part].negatives(own) + self.corpus.starts[part], np.int64)
+
+    @override
     def grades(self, row: int) -> Ints:
         part, own = self._place(row)
         return self.parts[part].grades(own)
