@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
@@ -13,9 +14,13 @@ from callbacks.collaborators import RetrievalData
 from callbacks.pool_search import Pool, pools_of
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from data_modules.corpus import QuerySet
-from data_modules.text_sets import TextSets
+from data_modules.formats.records import DataError
+from data_modules.text_sets import EMBEDDED, TextSets, split_of
 from mmretrieval.index import VectorIndex
 from mmretrieval.metrics.evaluation import LOCAL
+
+EVALUATED = ("dev", "val", "validation", "test")
+"""Splits to evaluate on, the first that a folder has: what weights are chosen by should not be the test."""
 
 
 class TextEvaluation(RetrievalEvaluation):
@@ -28,10 +33,14 @@ class TextEvaluation(RetrievalEvaluation):
 
     Args:
         folders: Folders in the BEIR layout, or a folder of such; their names are those of the data sets.
-            "embedded": the text benchmark that ships with the project.
+            "embedded": the text benchmark that ships with the project. ``None``: those that the data module
+            trains on (:class:`~data_modules.ContinualTextDataModule`), as far as they have a split to
+            evaluate.
         label: What names begin with; different for each evaluation of a trainer.
-        released_split: Which of the qrels to use.
-        prompts: Name of a data set → its instruction; a general one for the others.
+        released_split: Which of the qrels to use; by default ``test`` of ``folders``, and of those of the
+            data module the first of ``dev``, ``val``, ``validation`` and ``test`` that each has.
+        prompts: Name of a data set → its instruction; by default those of the data module's own ``prompts``
+            for its folders, and a general one for others.
         ks: Cut-off ranks of the hit rates, each at least 1.
         ndcg_k: Cut-off rank of nDCG, at least 1.
         depth: Length of the ranked lists.
@@ -47,15 +56,19 @@ class TextEvaluation(RetrievalEvaluation):
         num_workers: Processes that read and tokenise.
 
     Raises:
-        DataError: If a folder cannot be used; from ``setup``, if anything in it cannot.
+        DataError: If a folder cannot be used; from ``setup``, if anything in it cannot, or the data module's
+            text data have nothing to evaluate.
+        MisconfigurationException: From ``setup``, without ``folders`` and with a data module without text.
         ValueError: As :class:`~callbacks.RetrievalEvaluation`, or if the label is empty.
     """
 
+    _sets: TextSets
+
     def __init__(
         self,
-        folders: list[str] | str,
+        folders: dict[str, str] | list[str] | str | None = None,
         label: str = "text",
-        released_split: str = "test",
+        released_split: str | None = None,
         prompts: Mapping[str, str] | None = None,
         ks: Sequence[int] = (1, 5, 10),
         ndcg_k: int = 10,
@@ -87,14 +100,12 @@ class TextEvaluation(RetrievalEvaluation):
         if not label.isidentifier():
             raise ValueError(f"label must be letters, digits and underscores, found {label!r}.")
         self.label = label
-        self._sets = TextSets(
-            folders,
-            released_split,
-            prompts=prompts,
-            max_text_tokens=max_text_tokens,
-            encoding_batch_size=encoding_batch_size,
-            num_workers=num_workers,
-        )
+        self._splits = EVALUATED if released_split is None else (released_split,)
+        self._prompts, self._max_text_tokens = prompts, max_text_tokens
+        self._encoding_batch_size, self._num_workers = encoding_batch_size, num_workers
+        self._follows_data = folders is None
+        if folders is not None:
+            self._sets = self._made(folders, released_split or "test", prompts)
 
     @property
     @override
@@ -104,12 +115,52 @@ class TextEvaluation(RetrievalEvaluation):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
+            if self._follows_data:
+                self._sets = self._sets_of(trainer)
             if trainer.local_rank == 0:
                 self._sets.prepare_data()
             trainer.strategy.barrier("text data")
             self._sets.trainer = trainer
             self._sets.setup("validate")
         super().setup(trainer, pl_module, stage)
+
+    def _sets_of(self, trainer: Trainer) -> TextSets:
+        """What the data module trains on, as far as it can be evaluated."""
+        data = getattr(trainer, "datamodule", None)  # Trainer gets the attribute with the first datamodule
+        trained = getattr(data, "texts", None)
+        if not isinstance(trained, TextSets):
+            raise MisconfigurationException(
+                f"TextEvaluation has no folders, and {type(data).__name__} has no text data: set folders."
+            )
+        prompts = trained.prompts if self._prompts is None else self._prompts
+        if trained.embedded:
+            return self._made(EMBEDDED, "test", prompts)
+        splits = [split for split in self._splits if split not in trained.splits]
+        found = {name: str(path) for name, path in trained.sources if split_of(path, splits)}
+        if left := [name for name in trained.names if name not in found]:
+            what = f"{', '.join(left)}: no qrels of {', '.join(splits)}, so nothing to evaluate text on"
+            if not found:
+                raise DataError(
+                    f"{what}; add such a folder in the BEIR layout to data.text_root, or set the folders of "
+                    "callbacks.TextEvaluation"
+                )
+            trainer.print(f"{what}. Text is evaluated on {', '.join(found)}.")
+        return self._made(found, splits, {name: text for name, text in prompts.items() if name in found})
+
+    def _made(
+        self,
+        folders: dict[str, str] | list[str] | str,
+        splits: Sequence[str] | str,
+        prompts: Mapping[str, str] | None,
+    ) -> TextSets:
+        return TextSets(
+            folders,
+            splits,
+            prompts=prompts,
+            max_text_tokens=self._max_text_tokens,
+            encoding_batch_size=self._encoding_batch_size,
+            num_workers=self._num_workers,
+        )
 
     @override
     def data(self, trainer: Trainer) -> RetrievalData:

@@ -20,6 +20,8 @@ from data_modules.text_sets import TextSets
 
 MULTIMODAL = "multimodal"
 """Name of the source that is all tasks of the multimodal data."""
+TEXT = "text"
+"""What all text data sets are, in patterns as ``text:*``."""
 
 
 class ContinualTextDataModule(RetrievalDataModule):
@@ -31,7 +33,8 @@ class ContinualTextDataModule(RetrievalDataModule):
 
     Args:
         text_root: Text data sets, as for :class:`~data_modules.TextSets`: a folder in the BEIR layout, a file
-            of pairs, a folder of such, or several; the embedded text benchmark by default.
+            of pairs, a folder of such, or several, as ``name=path`` to name them; the embedded text benchmark
+            by default.
         root: The multimodal data, as for :class:`~data_modules.MBEIRDataModule`; the embedded benchmark by
             default.
         text_split: Which of the qrels to train on.
@@ -65,7 +68,7 @@ class ContinualTextDataModule(RetrievalDataModule):
 
     def __init__(
         self,
-        text_root: list[str] | str = "embedded",
+        text_root: dict[str, str] | list[str] | str = "embedded",
         root: Path | None = None,
         text_split: str = "train",
         text_share: float = 0.5,
@@ -118,7 +121,7 @@ class ContinualTextDataModule(RetrievalDataModule):
         parts = (self.multimodal, self.texts)
         for part in parts:
             part.setup("validate")
-        self.corpus = JoinedCorpus([part.corpus for part in parts])
+        self.corpus = JoinedCorpus([part.corpus for part in parts], (MULTIMODAL, TEXT))
         self._queries = {}
         if stage == "fit":
             rank, world = self._ranks()

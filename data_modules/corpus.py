@@ -268,6 +268,11 @@ class QuerySet:
         """Position in :attr:`tasks` of each query's task, ``(N,)``."""
         return self._table.column("task", np.int32)
 
+    @property
+    def task_sources(self) -> tuple[str, ...]:
+        """What each of :attr:`tasks` is from, as "text", where kinds of data are joined; else empty."""
+        return ("",) * len(self.tasks)
+
     @cached_property
     def modalities(self) -> Codes:
         """Modality codes of the queries, ``(N,)``."""
