@@ -2,6 +2,7 @@
 
 from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.best_checkpoint import BestCheckpoint
+from callbacks.blend_shares import BlendShares
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.embedding import embed
 from callbacks.forgetting_monitor import ForgettingMonitor
@@ -25,6 +26,7 @@ __all__ = [
     "AdapterCheckpoint",
     "AtomicCheckpointIO",
     "BestCheckpoint",
+    "BlendShares",
     "EvaluationRound",
     "ForgettingMonitor",
     "GenerativeEvaluation",

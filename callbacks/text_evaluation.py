@@ -51,7 +51,8 @@ class TextEvaluation(RetrievalEvaluation):
         before_training: Evaluate before the first optimizer step as well.
         embeddings: Where embeddings are kept, see :func:`~callbacks.embedding.embed`.
         embedding_dtype: How they are kept.
-        max_text_tokens: Where texts are cut; the encoder's own limit by default.
+        max_text_tokens: Where texts are cut; by default where the data module cuts those that it trains on,
+            and for ``folders`` the encoder's own limit.
         encoding_batch_size: Texts per batch, at least 1.
         num_workers: Processes that read and tokenise.
 
@@ -105,7 +106,7 @@ class TextEvaluation(RetrievalEvaluation):
         self._encoding_batch_size, self._num_workers = encoding_batch_size, num_workers
         self._follows_data = folders is None
         if folders is not None:
-            self._sets = self._made(folders, released_split or "test", prompts)
+            self._sets = self._made(folders, released_split or "test", prompts, max_text_tokens)
 
     @property
     @override
@@ -133,8 +134,9 @@ class TextEvaluation(RetrievalEvaluation):
                 f"TextEvaluation has no folders, and {type(data).__name__} has no text data: set folders."
             )
         prompts = trained.prompts if self._prompts is None else self._prompts
+        limit = trained.max_text_tokens if self._max_text_tokens is None else self._max_text_tokens
         if trained.embedded:
-            return self._made(EMBEDDED, "test", prompts)
+            return self._made(EMBEDDED, "test", prompts, limit)
         splits = [split for split in self._splits if split not in trained.splits]
         found = {name: str(path) for name, path in trained.sources if split_of(path, splits)}
         if left := [name for name in trained.names if name not in found]:
@@ -145,19 +147,21 @@ class TextEvaluation(RetrievalEvaluation):
                     "callbacks.TextEvaluation"
                 )
             trainer.print(f"{what}. Text is evaluated on {', '.join(found)}.")
-        return self._made(found, splits, {name: text for name, text in prompts.items() if name in found})
+        known = {name: text for name, text in prompts.items() if name in found}
+        return self._made(found, splits, known, limit)
 
     def _made(
         self,
         folders: dict[str, str] | list[str] | str,
         splits: Sequence[str] | str,
         prompts: Mapping[str, str] | None,
+        max_text_tokens: int | None,
     ) -> TextSets:
         return TextSets(
             folders,
             splits,
             prompts=prompts,
-            max_text_tokens=self._max_text_tokens,
+            max_text_tokens=max_text_tokens,
             encoding_batch_size=self._encoding_batch_size,
             num_workers=self._num_workers,
         )

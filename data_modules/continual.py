@@ -10,6 +10,7 @@ import numpy as np
 from typing_extensions import override
 
 from data_modules.blend import tempered
+from data_modules.corpus import PackedCorpus
 from data_modules.embedded import EmbeddedDataModule
 from data_modules.joined import TRAIN, TRAIN_POOL, JoinedCorpus, JoinedQueries
 from data_modules.mbeir import MBEIRDataModule
@@ -44,7 +45,8 @@ class ContinualTextDataModule(RetrievalDataModule):
         weights: Share of each source instead, ``multimodal`` and the text data sets' tasks, ``<name>_task1``;
             all are named.
         homogeneous: Whether all queries of a step, over all ranks, are of one source.
-        max_text_tokens: Where texts of the text data sets are cut; the encoder's own limit holds elsewhere.
+        max_text_tokens: Where texts of the text data sets are cut.
+        max_multimodal_tokens: Where texts of the multimodal data are cut; the encoder's own limit by default.
         prompts: Name of a text data set → its instruction; general ones for the others.
         symmetric: Names of files of pairs whose positives ask for their queries as well.
         size: Of the embedded benchmark.
@@ -76,6 +78,7 @@ class ContinualTextDataModule(RetrievalDataModule):
         weights: dict[str, float] | None = None,
         homogeneous: bool = False,
         max_text_tokens: int | None = 512,
+        max_multimodal_tokens: int | None = None,
         prompts: Mapping[str, str] | None = None,
         symmetric: Sequence[str] = (),
         size: int = DEFAULT_SIZE,
@@ -110,6 +113,7 @@ class ContinualTextDataModule(RetrievalDataModule):
             train_pool=TRAIN_POOL,
         )
         self.text_share, self.temperature = text_share, temperature
+        self.max_multimodal_tokens = max_multimodal_tokens
 
     @override
     def prepare_data(self) -> None:
@@ -121,6 +125,7 @@ class ContinualTextDataModule(RetrievalDataModule):
         parts = (self.multimodal, self.texts)
         for part in parts:
             part.setup("validate")
+        self.multimodal.corpus = PackedCorpus(self.multimodal.packed_root, self.max_multimodal_tokens)
         self.corpus = JoinedCorpus([part.corpus for part in parts], (MULTIMODAL, TEXT))
         self._queries = {}
         if stage == "fit":
