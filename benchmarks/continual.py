@@ -4,8 +4,9 @@
 
 stage1       configs/stage1.yaml: multimodal data alone
 continual    configs/continual_text.yaml, which goes on from there
-at_once      from the backbone, both kinds of data blended, as many steps as both stages together, and as many
-             samples of each kind; mined negatives after each epoch but the last, as in stage 1
+at_once      from the backbone, both kinds of data blended: exactly as many steps as both stages together, as
+             many samples of each kind, and negatives mined by the plan of stage 2 after the same steps; so
+             that only the order differs, and that its learning rate falls once and not twice
 
 Text is measured on the test queries of the embedded text benchmark, multimodal retrieval as in stage 1. Runs
 that finished in the output folder are not repeated.
@@ -14,11 +15,13 @@ that finished in the output folder are not repeated.
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import yaml
-from seeded_runs import ROOT, Measure, Results, folder, parser, report, run_all
+from seeded_runs import ROOT, Measure, folder, parser, report, run_all
 
 MULTIMODAL = (
     Measure("global hit@5", "global", "hit@5"),
@@ -28,8 +31,6 @@ MULTIMODAL = (
 TEXT = "text nDCG@10"
 MEASURES = (*MULTIMODAL, Measure(TEXT, "local", "ndcg@10", "metrics_text.json"))
 AT_START = Measure(TEXT, "local", "ndcg@10", "metrics_text.json", "start")
-STEPS = 100
-"""Of an epoch of stage 1 with its own size and batches."""
 
 
 def main() -> None:
@@ -46,38 +47,72 @@ def main() -> None:
     results = run_all({"stage1": ["-c", "configs/stage1.yaml", *steps]}, MULTIMODAL, arguments)
     start = str(folder("stage1", 0, arguments)).replace("stage1_0_", "stage1_{seed}_")
     continual = ["-c", "configs/continual_text.yaml", f"--model.init_args.init_from={start}", *steps]
+    continual.append("--data.init_args.given_negatives=null")  # nor does stage 1 use them
     later = argparse.Namespace(**{**vars(arguments), "epochs": stage2["trainer"]["max_epochs"]})
     results |= run_all({"continual": continual}, MEASURES, later)
     for seed, found in zip(arguments.seeds, results["stage1"], strict=True):
         found[TEXT] = AT_START.of(folder("continual", seed, later))
-    results |= at_once(stage1, stage2, arguments, later.epochs)
+    made = [
+        ends_of_epochs(folder(name, arguments.seeds[0], given))
+        for name, given in (("stage1", arguments), ("continual", later))
+    ]
+    config = at_once(stage1, stage2, *made)
+    path = arguments.out.resolve() / "at_once.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    together = argparse.Namespace(**{**vars(arguments), "epochs": config["trainer"]["max_epochs"]})
+    results |= run_all({"at_once": ["-c", str(path)]}, MEASURES, together)
     report("order", results, MEASURES, arguments)
 
 
+def ends_of_epochs(run: Path) -> list[int]:
+    """After how many steps each epoch of a finished run ended."""
+    rounds = json.loads((run / "metrics.json").read_text())["epochs"]
+    return [done["step"] for done in rounds if done["epoch"]]
+
+
 def at_once(
-    stage1: dict[str, Any], stage2: dict[str, Any], arguments: argparse.Namespace, epochs: int
-) -> Results:
-    """Train on both kinds of data from the backbone, in epochs as long as those of stage 1."""
+    stage1: dict[str, Any], stage2: dict[str, Any], first: list[int], second: list[int]
+) -> dict[str, Any]:
+    """The configuration that trains on both kinds of data from the backbone.
+
+    Args:
+        stage1: Configuration of stage 1.
+        stage2: Configuration of stage 2.
+        first: After how many steps each epoch of stage 1 ended.
+        second: The same of stage 2, from its own start.
+    """
+    ends = first + [first[-1] + step for step in second]
+    length = math.gcd(*ends)  # mining and evaluation are at ends of epochs
     values = stage2["data"]["init_args"]
-    epoch = arguments.steps or STEPS
-    later = epochs * values["batches_per_epoch"]
-    steps = arguments.epochs * epoch + later
-    config = dict(stage1)
-    config["data"] = {
-        "class_path": stage2["data"]["class_path"],
-        "init_args": {
-            **values,
-            "text_share": values["text_share"] * later / steps,
-            "batches_per_epoch": epoch,
-        },
+    data = {
+        **values,
+        "text_share": values["text_share"] * second[-1] / ends[-1],
+        "batches_per_epoch": length,
+        "given_negatives": None,
     }
-    text = [c for c in stage2["trainer"]["callbacks"] if c["class_path"] == "callbacks.TextEvaluation"]
-    config["trainer"]["callbacks"] += text
-    config["trainer"]["max_steps"] = steps
-    path = arguments.out.resolve() / "at_once.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
-    together = argparse.Namespace(**{**vars(arguments), "epochs": -(-steps // epoch)})
-    return run_all({"at_once": ["-c", str(path)]}, MEASURES, together)
+    trainer = {**stage1["trainer"], "max_steps": ends[-1], "max_epochs": ends[-1] // length}
+    mining = of_class(stage2, "HardNegativeMining")["init_args"]
+    mining = {**mining, "schedule": {"every_n_epochs": None, "at_steps": ends[:-1]}}
+    trainer["callbacks"] = [
+        {**callback, "init_args": mining}
+        if callback["class_path"].endswith(".HardNegativeMining")
+        else callback
+        for callback in [*stage1["trainer"]["callbacks"], of_class(stage2, "TextEvaluation")]
+    ]
+    for evaluation in ("RetrievalEvaluation", "TextEvaluation"):
+        found = of_class({"trainer": trainer}, evaluation)
+        found["init_args"] = {**found.get("init_args", {}), "every_n_epochs": trainer["max_epochs"]}
+    return {**stage1, "trainer": trainer, "data": {**stage2["data"], "init_args": data}}
+
+
+def of_class(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """A callback of a configuration."""
+    found: dict[str, Any] = next(
+        callback
+        for callback in config["trainer"]["callbacks"]
+        if callback["class_path"] == f"callbacks.{name}"
+    )
+    return found
 
 
 def read(name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.best_checkpoint import BestCheckpoint
+from callbacks.blend_shares import BlendShares
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from callbacks.embedding import embed
 from callbacks.embedding_projector import EmbeddingProjector
@@ -26,6 +27,7 @@ __all__ = [
     "AdapterCheckpoint",
     "AtomicCheckpointIO",
     "BestCheckpoint",
+    "BlendShares",
     "EmbeddingProjector",
     "EvaluationRound",
     "ForgettingMonitor",

@@ -59,8 +59,9 @@ class HardNegativeMining(Callback):
             sentence-transformers text model; what it embeds is kept for all rounds. ``None``: the retriever
             that is trained.
         teacher_tasks: Tasks that the teacher mines for, as patterns with ``*`` and ``?``, while the retriever
-            that is trained mines for the others: a text model for text data, say. A teacher that reads no
-            pictures searches the texts of the pool. ``None``: it mines for all.
+            that is trained mines for the others: a text model for the text data of a second stage, say,
+            which are ``text:*``. A teacher that reads no pictures searches the texts of the pool. ``None``:
+            it mines for all.
         start: A file of an earlier run to train with until the first round, as in the paper, which mines
             with a first model and then trains a second one from the backbone.
         embeddings: Where embeddings are kept, see :func:`~callbacks.embedding.embed`.
@@ -189,7 +190,7 @@ class HardNegativeMining(Callback):
             corpus.candidate_modalities,
             corpus.candidate_keys,
             self.plan,
-            DataSets(queries.tasks, queries.task_of[rows]),
+            DataSets(queries.tasks, queries.task_of[rows], queries.task_sources),
         )
         mined = MinedNegatives.empty(len(queries), self.plan.negatives_per_query)
         mined.put(rows, found)

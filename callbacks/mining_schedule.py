@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ class MiningSchedule:
         after_training: Mine after the last epoch, too, for another run to train with.
         before_training: Mine before the first step, too, where weights are trained already, as in stage 2.
             Under ``fast_dev_run`` it is left out.
+        at_steps: Mine after exactly these optimizer steps and at no others, whatever the rest says; each must
+            be the end of an epoch. ``None``: as the rest says.
 
     Raises:
         ValueError: If a value is out of range.
@@ -35,6 +38,7 @@ class MiningSchedule:
     first_step: int = 0
     after_training: bool = False
     before_training: bool = False
+    at_steps: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("every_n_epochs", "every_n_steps"):
@@ -53,6 +57,8 @@ class MiningSchedule:
             mined_at: The step of the last round; ``None`` before the first.
             last: Whether training is over.
         """
+        if self.at_steps is not None:
+            return step in self.at_steps
         if last:
             return self.after_training
         if self.every_n_epochs is None:

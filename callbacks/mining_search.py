@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from data_modules.encoding import EncodingTable
 from mmretrieval.content import Modality
 from mmretrieval.index import EmbeddingStore, VectorIndex
 from mmretrieval.mining import Rankings
+from mmretrieval.mining.data_sets import fits
 from mmretrieval.mining.stamp import Scalar
 
 
@@ -110,8 +110,9 @@ class MiningSearch:
         """Which queries the teacher searches for."""
         if self.teacher is None or self.teacher_tasks is None:
             return np.full(len(rows), self.teacher is not None)
+        pairs = list(zip(queries.tasks, queries.task_sources, strict=True))
         found = {
-            pattern: [task for task in queries.tasks if fnmatchcase(task, pattern)]
+            pattern: [task for task, source in pairs if fits(pattern, task, source)]
             for pattern in self.teacher_tasks
         }
         if unknown := [pattern for pattern, tasks in found.items() if not tasks]:

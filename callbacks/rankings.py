@@ -12,6 +12,7 @@ from callbacks.searching import search
 from data_modules.corpus import QuerySet
 from data_modules.encoding import EncodingTable
 from data_modules.formats.records import id_key
+from data_modules.guards import guarded_rows
 from mmretrieval.index import EmbeddingStore, VectorIndex
 from mmretrieval.metrics.ranked import Positives
 from mmretrieval.mining import Rankings
@@ -40,7 +41,7 @@ def rank(
         embed: Embeds rows of ``candidates`` and ``queries``.
         candidates: Contents of the candidates.
         queries: Contents of ``query_set``.
-        query_set: The queries with their positives.
+        query_set: The queries, with their positives and what else is never a negative of theirs.
         pool: Candidate rows to search.
         rows: Query rows to search for.
         index: An empty index.
@@ -50,9 +51,9 @@ def rank(
     store = embed(candidates, pool)
     asked = embed(queries, rows).vectors_of(rows)
     scores, found = search(index, store, pool, asked, k, device)
-    positives = [query_set.positives(row) for row in rows.tolist()]
-    known = Positives.of(positives)
-    labelled = np.array([own[0] for own in positives], dtype=np.int64)
+    guarded = guarded_rows(query_set, rows)
+    known = Positives.of(guarded)
+    labelled = np.array([own[0] for own in guarded], dtype=np.int64)
     return Rankings(
         rows=found,
         scores=scores,

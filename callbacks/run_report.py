@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from typing_extensions import override
 
+from callbacks.blend_shares import BlendShares
 from callbacks.collaborators import is_dry_run
 from callbacks.environment import environment
 from callbacks.evaluation_report import report_of
@@ -125,6 +126,7 @@ class RunReport(Callback):
             Section("Mined negatives", *_mined(mining.reports)).text()
             if mining and mining.reports
             else "## Mined negatives\n\nNone were mined.",
+            *(shares.section().text() for shares in _callbacks(trainer) if isinstance(shares, BlendShares)),
             Section("Settings", ["setting", "value"], settings).text(),
             Section("Environment", ["part", "version"], machine).text(),
         ]

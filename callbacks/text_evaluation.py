@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
@@ -13,9 +14,17 @@ from callbacks.collaborators import RetrievalData
 from callbacks.pool_search import Pool, pools_of
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from data_modules.corpus import QuerySet
-from data_modules.text_sets import TextSets
+from data_modules.formats.records import DataError
+from data_modules.text_sets import EMBEDDED, TextSets, split_of
 from mmretrieval.index import VectorIndex
 from mmretrieval.metrics.evaluation import LOCAL
+
+EVALUATED = ("dev", "val", "validation", "test")
+"""Splits to evaluate on, the first that a folder has: what weights are chosen by should not be the test."""
+
+
+VALIDATION = "val"
+"""What such a split is called here, whatever each data set calls it."""
 
 
 class TextEvaluation(RetrievalEvaluation):
@@ -28,10 +37,15 @@ class TextEvaluation(RetrievalEvaluation):
 
     Args:
         folders: Folders in the BEIR layout, or a folder of such; their names are those of the data sets.
-            "embedded": the text benchmark that ships with the project.
+            "embedded": the text benchmark that ships with the project. ``None``: those that the data module
+            trains on (:class:`~data_modules.ContinualTextDataModule`), as far as they have a split to
+            evaluate.
         label: What names begin with; different for each evaluation of a trainer.
-        released_split: Which of the qrels to use; to choose by, ``dev`` or ``val``.
-        prompts: Name of a data set → its instruction; a general one for the others.
+        released_split: Which of the qrels to use, as ``dev`` to choose by; by default ``test`` of
+            ``folders``, and of those of the data module the first of ``dev``, ``val``, ``validation`` and
+            ``test`` that each has.
+        prompts: Name of a data set → its instruction; by default those of the data module's own ``prompts``
+            for its folders, and a general one for others.
         ks: Cut-off ranks of the hit rates, each at least 1.
         ndcg_k: Cut-off rank of nDCG, at least 1.
         depth: Length of the ranked lists.
@@ -42,21 +56,28 @@ class TextEvaluation(RetrievalEvaluation):
         before_training: Evaluate before the first optimizer step as well.
         embeddings: Where embeddings are kept, see :func:`~callbacks.embedding.embed`.
         embedding_dtype: How they are kept.
-        max_text_tokens: Where texts are cut; the encoder's own limit by default.
+        max_text_tokens: Where texts are cut; by default where the data module cuts those that it trains on,
+            and for ``folders`` the encoder's own limit.
         encoding_batch_size: Texts per batch, at least 1.
         num_workers: Processes that read and tokenise.
         final_split: The qrels to report on, if they are others than those to choose by.
 
     Raises:
-        DataError: If a folder cannot be used; from ``setup``, if anything in it cannot.
+        DataError: If a folder cannot be used; from ``setup``, if anything in it cannot, or the data module's
+            text data have nothing to evaluate.
+        MisconfigurationException: From ``setup``, without ``folders`` and with a data module without text.
         ValueError: As :class:`~callbacks.RetrievalEvaluation`, or if the label is empty.
     """
 
+    _sets: TextSets
+    _released: str
+    _splits: Sequence[str]
+
     def __init__(
         self,
-        folders: list[str] | str,
+        folders: dict[str, str] | list[str] | str | None = None,
         label: str = "text",
-        released_split: str = "test",
+        released_split: str | None = None,
         prompts: Mapping[str, str] | None = None,
         ks: Sequence[int] = (1, 5, 10),
         ndcg_k: int = 10,
@@ -74,7 +95,7 @@ class TextEvaluation(RetrievalEvaluation):
         final_split: str | None = None,
     ) -> None:
         super().__init__(
-            released_split,
+            released_split or (VALIDATION if folders is None else "test"),
             ks,
             ndcg_k,
             depth,
@@ -89,19 +110,18 @@ class TextEvaluation(RetrievalEvaluation):
         )
         if not label.isidentifier():
             raise ValueError(f"label must be letters, digits and underscores, found {label!r}.")
-        for evaluation in self.of_stage("fit"):
-            assert isinstance(evaluation, TextEvaluation)
+        self._follows_data = folders is None
+        self._prompts, self._max_text_tokens = prompts, max_text_tokens
+        self._encoding_batch_size, self._num_workers = encoding_batch_size, num_workers
+        for evaluation in self._both():
             evaluation.label = label
             evaluation._released = evaluation.split
             evaluation.split = "test"  # whatever the release calls it
-            evaluation._sets = TextSets(
-                folders,
-                evaluation._released,
-                prompts=prompts,
-                max_text_tokens=max_text_tokens,
-                encoding_batch_size=encoding_batch_size,
-                num_workers=num_workers,
-            )
+            if folders is not None:
+                evaluation._sets = self._made(folders, evaluation._released, prompts, max_text_tokens)
+        self._splits = EVALUATED if released_split is None else (released_split,)
+        if isinstance(self.final, TextEvaluation):  # what has no such split is reported on what it has
+            self.final._splits = (self.final._released, *EVALUATED)
 
     @property
     @override
@@ -111,10 +131,15 @@ class TextEvaluation(RetrievalEvaluation):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
-            for evaluation in self.of_stage(stage):
-                assert isinstance(evaluation, TextEvaluation)
+            for evaluation in self._both():
+                if self._follows_data:
+                    evaluation._sets = evaluation._sets_of(trainer)
                 evaluation._open(trainer)
         super().setup(trainer, pl_module, stage)
+
+    def _both(self) -> list[TextEvaluation]:
+        """This evaluation, and that of the final split."""
+        return [one for one in self.of_stage("fit") if isinstance(one, TextEvaluation)]
 
     def _open(self, trainer: Trainer) -> None:
         if trainer.local_rank == 0:
@@ -127,6 +152,59 @@ class TextEvaluation(RetrievalEvaluation):
     @override
     def shown_split(self) -> str:
         return self._released
+
+    def _sets_of(self, trainer: Trainer) -> TextSets:
+        """What the data module trains on, as far as it can be evaluated."""
+        data = getattr(trainer, "datamodule", None)  # Trainer gets the attribute with the first datamodule
+        trained = getattr(data, "texts", None)
+        if not isinstance(trained, TextSets):
+            raise MisconfigurationException(
+                f"TextEvaluation has no folders, and {type(data).__name__} has no text data: set folders."
+            )
+        prompts = trained.prompts if self._prompts is None else self._prompts
+        limit = trained.max_text_tokens if self._max_text_tokens is None else self._max_text_tokens
+        splits = [split for split in self._splits if split not in trained.splits]
+        if trained.embedded:
+            return self._made(EMBEDDED, splits, prompts, limit)
+        found = {name: str(path) for name, path in trained.sources if split_of(path, splits)}
+        if left := [name for name in trained.names if name not in found]:
+            what = f"{', '.join(left)}: no qrels of {', '.join(splits)}, so nothing to evaluate text on"
+            if not found:
+                raise DataError(
+                    f"{what}; add such a folder in the BEIR layout to data.text_root, or set the folders of "
+                    "callbacks.TextEvaluation"
+                )
+            trainer.print(f"{what}. Text is evaluated on {', '.join(found)}.")
+        if self.final is not None:
+            self._tell_same(trainer, found, splits)
+        known = {name: text for name, text in prompts.items() if name in found}
+        return self._made(found, splits, known, limit)
+
+    def _tell_same(self, trainer: Trainer, found: Mapping[str, str], splits: Sequence[str]) -> None:
+        """Say where weights are chosen by the split that is reported."""
+        reported = self.final.shown_split if self.final is not None else ""
+        same = [name for name, path in found.items() if split_of(Path(path), splits) == reported]
+        if same:
+            trainer.print(
+                f"{', '.join(same)}: only the split {reported} can be evaluated, so weights are chosen by "
+                "what is reported; add qrels/dev.tsv to keep them apart."
+            )
+
+    def _made(
+        self,
+        folders: dict[str, str] | list[str] | str,
+        splits: Sequence[str] | str,
+        prompts: Mapping[str, str] | None,
+        max_text_tokens: int | None,
+    ) -> TextSets:
+        return TextSets(
+            folders,
+            splits,
+            prompts=prompts,
+            max_text_tokens=max_text_tokens,
+            encoding_batch_size=self._encoding_batch_size,
+            num_workers=self._num_workers,
+        )
 
     @override
     def data(self, trainer: Trainer) -> RetrievalData:

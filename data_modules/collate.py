@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data_modules.corpus import PackedCorpus, QuerySet
+from data_modules.guards import guarded_keys
 from data_modules.mixture import TrainingItem
 from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncoderInputs, EncodingBatch
@@ -43,9 +44,10 @@ class TrainingSample(NamedTuple):
     Args:
         row: Row of the query.
         query: The query with its instruction.
-        candidates: The labelled positive, then the mined negatives.
+        candidates: The labelled positive, then the negatives.
         candidate_keys: Content key of each of ``candidates``.
-        positive_keys: Content keys of all known positives.
+        positive_keys: Content keys of all known positives, and of what else may not count as a negative,
+            see :mod:`data_modules.guards`.
         targets: A teacher's score of each of ``candidates``, or nothing.
     """
 
@@ -74,14 +76,13 @@ class TrainingDataset(Dataset[TrainingSample]):
             DataError: If a shard is damaged.
         """
         corpus = self.queries.corpus
-        positives = self.queries.positives(item.query)
-        rows = (int(positives[0]), *item.negatives)
+        rows = (int(self.queries.positives(item.query)[0]), *item.negatives)
         return TrainingSample(
             row=item.query,
             query=self.queries.asked(item.query, item.instruction),
             candidates=tuple(corpus.candidate(row) for row in rows),
             candidate_keys=tuple(int(corpus.candidate_keys[row]) for row in rows),
-            positive_keys=tuple(dict.fromkeys(corpus.candidate_keys[positives].tolist())),
+            positive_keys=guarded_keys(self.queries, item.query),
             targets=item.targets,
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 from typing_extensions import override
 
 from data_modules.blend import tempered
+from data_modules.corpus import PackedCorpus
 from data_modules.embedded import EmbeddedDataModule
 from data_modules.joined import TRAIN, TRAIN_POOL, JoinedCorpus, JoinedQueries
 from data_modules.mbeir import MBEIRDataModule
@@ -20,6 +21,8 @@ from data_modules.text_sets import TextSets
 
 MULTIMODAL = "multimodal"
 """Name of the source that is all tasks of the multimodal data."""
+TEXT = "text"
+"""What all text data sets are, in patterns as ``text:*``."""
 
 
 class ContinualTextDataModule(RetrievalDataModule):
@@ -31,7 +34,8 @@ class ContinualTextDataModule(RetrievalDataModule):
 
     Args:
         text_root: Text data sets, as for :class:`~data_modules.TextSets`: a folder in the BEIR layout, a file
-            of pairs, a folder of such, or several; the embedded text benchmark by default.
+            of pairs, a folder of such, or several, as ``name=path`` to name them; the embedded text benchmark
+            by default.
         root: The multimodal data, as for :class:`~data_modules.MBEIRDataModule`; the embedded benchmark by
             default.
         text_split: Which of the qrels to train on.
@@ -41,7 +45,8 @@ class ContinualTextDataModule(RetrievalDataModule):
         weights: Share of each source instead, ``multimodal`` and the text data sets' tasks, ``<name>_task1``;
             all are named.
         homogeneous: Whether all queries of a step, over all ranks, are of one source.
-        max_text_tokens: Where texts of the text data sets are cut; the encoder's own limit holds elsewhere.
+        max_text_tokens: Where texts of the text data sets are cut.
+        max_multimodal_tokens: Where texts of the multimodal data are cut; the encoder's own limit by default.
         prompts: Name of a text data set → its instruction; general ones for the others.
         symmetric: Names of files of pairs whose positives ask for their queries as well.
         size: Of the embedded benchmark.
@@ -51,7 +56,9 @@ class ContinualTextDataModule(RetrievalDataModule):
         encoding_batch_size: Contents per batch when embedding, >= 1.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         batches_per_epoch: Steps of an epoch; ``None``: as many as the queries of all sources fill.
-        negatives_per_query: How many of a query's mined negatives a sample uses, drawn anew in each epoch.
+        negatives_per_query: How many of a query's negatives a sample uses, drawn anew in each epoch.
+        given_negatives: Chance, between 0 and 1, that a sample uses negatives that the data set gives where
+            its query has mined ones as well; where it has none, those given are used. ``None``: never.
         seed: Of the stream, >= 0.
 
     Raises:
@@ -63,7 +70,7 @@ class ContinualTextDataModule(RetrievalDataModule):
 
     def __init__(
         self,
-        text_root: list[str] | str = "embedded",
+        text_root: dict[str, str] | list[str] | str = "embedded",
         root: Path | None = None,
         text_split: str = "train",
         text_share: float = 0.5,
@@ -71,6 +78,7 @@ class ContinualTextDataModule(RetrievalDataModule):
         weights: dict[str, float] | None = None,
         homogeneous: bool = False,
         max_text_tokens: int | None = 512,
+        max_multimodal_tokens: int | None = None,
         prompts: Mapping[str, str] | None = None,
         symmetric: Sequence[str] = (),
         size: int = DEFAULT_SIZE,
@@ -81,6 +89,7 @@ class ContinualTextDataModule(RetrievalDataModule):
         num_workers: int = 0,
         batches_per_epoch: int | None = None,
         negatives_per_query: int = 1,
+        given_negatives: float | None = 0.0,
         seed: int = 0,
     ) -> None:
         tempered({"any": 1}, temperature, text_share)  # refuses what is out of range now
@@ -98,11 +107,13 @@ class ContinualTextDataModule(RetrievalDataModule):
             homogeneous=homogeneous,
             batches_per_epoch=batches_per_epoch,
             negatives_per_query=negatives_per_query,
+            given_negatives=given_negatives,
             seed=seed,
             train_split=TRAIN,
             train_pool=TRAIN_POOL,
         )
         self.text_share, self.temperature = text_share, temperature
+        self.max_multimodal_tokens = max_multimodal_tokens
 
     @override
     def prepare_data(self) -> None:
@@ -114,7 +125,8 @@ class ContinualTextDataModule(RetrievalDataModule):
         parts = (self.multimodal, self.texts)
         for part in parts:
             part.setup("validate")
-        self.corpus = JoinedCorpus([part.corpus for part in parts])
+        self.multimodal.corpus = PackedCorpus(self.multimodal.packed_root, self.max_multimodal_tokens)
+        self.corpus = JoinedCorpus([part.corpus for part in parts], (MULTIMODAL, TEXT))
         self._queries = {}
         if stage == "fit":
             rank, world = self._ranks()

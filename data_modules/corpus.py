@@ -268,6 +268,11 @@ class QuerySet:
         """Position in :attr:`tasks` of each query's task, ``(N,)``."""
         return self._table.column("task", np.int32)
 
+    @property
+    def task_sources(self) -> tuple[str, ...]:
+        """What each of :attr:`tasks` is from, as "text", where kinds of data are joined; else empty."""
+        return ("",) * len(self.tasks)
+
     @cached_property
     def modalities(self) -> Codes:
         """Modality codes of the queries, ``(N,)``."""
@@ -282,6 +287,14 @@ class QuerySet:
     def keys(self) -> Ints:
         """Content keys of the queries, ``(N,)``, comparable with the candidates' keys."""
         return self._table.column("key", np.int64)
+
+    @cached_property
+    def own_text_keys(self) -> Ints:
+        """Content key of each query that is text, asks for text and is a candidate too, else 0, ``(N,)``."""
+        text = Modality.TEXT.code
+        asks_for_text = (self.modalities == text) & (self.target_modality == text)
+        there = asks_for_text & np.isin(self.keys, self.corpus.candidate_keys)
+        return np.where(there, self.keys, 0)
 
     @cached_property
     def copies(self) -> npt.NDArray[np.int32]:
@@ -301,6 +314,15 @@ class QuerySet:
     def positives(self, row: int) -> Ints:
         """Return the candidate rows of a query's known positives."""
         return self._positives[self._starts[row] : self._starts[row + 1]]
+
+    def negatives(self, row: int) -> Ints:
+        """Return the candidate rows that the data set itself gives as a query's negatives.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        given = json.loads(self._table.read(row))["negatives"]
+        return np.array([self.corpus.candidate_row(id_) for id_ in given], np.int64)
 
     def grades(self, row: int) -> Ints:
         """Return how relevant each of :meth:`positives` is, at least 1."""

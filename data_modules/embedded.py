@@ -28,7 +28,9 @@ class EmbeddedDataModule(RetrievalDataModule):
             proportion to their numbers of queries.
         homogeneous: Whether all queries of a step, over all ranks, are of one task.
         batches_per_epoch: Steps of an epoch; ``None``: as many as the queries fill.
-        negatives_per_query: How many of a query's mined negatives a sample uses, drawn anew in each epoch.
+        negatives_per_query: How many of a query's negatives a sample uses, drawn anew in each epoch.
+        given_negatives: Chance, between 0 and 1, that a sample uses negatives that the data set gives where
+            its query has mined ones as well; where it has none, those given are used. ``None``: never.
         seed: Of the stream, >= 0.
         train_split: The split to train on.
         train_pool: The pool that training candidates and mined negatives are from.
@@ -49,6 +51,7 @@ class EmbeddedDataModule(RetrievalDataModule):
         homogeneous: bool = False,
         batches_per_epoch: int | None = None,
         negatives_per_query: int = 1,
+        given_negatives: float | None = 0.0,
         seed: int = 0,
         train_split: str = "train",
         train_pool: str = "global_train",
@@ -64,6 +67,7 @@ class EmbeddedDataModule(RetrievalDataModule):
             homogeneous=homogeneous,
             batches_per_epoch=batches_per_epoch,
             negatives_per_query=negatives_per_query,
+            given_negatives=given_negatives,
             seed=seed,
             train_split=train_split,
             train_pool=train_pool,

@@ -31,16 +31,17 @@ class JoinedCorpus(PackedCorpus):
 
     Args:
         parts: Packed data sets; the first one counts in evaluation.
+        sources: What to call each part's kind of data, as "text"; nothing by default.
 
     Raises:
         DataError: If there is none, or two of them share a data set's name or number, or one has no
             ``train`` split or no ``global_train``.
     """
 
-    def __init__(self, parts: Sequence[PackedCorpus]) -> None:
+    def __init__(self, parts: Sequence[PackedCorpus], sources: Sequence[str] = ()) -> None:
         if not parts:
             raise DataError("no data are given to train on; give at least one folder")
-        self.parts = tuple(parts)
+        self.parts, self.sources = tuple(parts), tuple(sources) or ("",) * len(parts)
         self.root = self.parts[0].root
         self.max_text_tokens = None  # each part has its own
         for part in self.parts:
@@ -53,10 +54,10 @@ class JoinedCorpus(PackedCorpus):
         self.manifest = _joined_manifest(self.parts)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"parts": self.parts}
+        return {"parts": self.parts, "sources": self.sources}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["parts"])  # type: ignore[misc] # opens nothing
+        self.__init__(state["parts"], state["sources"])  # type: ignore[misc] # opens nothing
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -200,6 +201,11 @@ class JoinedQueries(QuerySet):
         """Which part each task is from."""
         return tuple(number for number, part in enumerate(self.parts) for _ in part.tasks)
 
+    @property
+    @override
+    def task_sources(self) -> tuple[str, ...]:
+        return tuple(self.corpus.sources[part] for part in self.part_of_task)
+
     @cached_property
     @override
     def ids(self) -> npt.NDArray[np.str_]:
@@ -251,6 +257,11 @@ class JoinedQueries(QuerySet):
     def positives(self, row: int) -> Ints:
         part, own = self._place(row)
         return np.asarray(self.parts[part].positives(own) + self.corpus.starts[part], np.int64)
+
+    @override
+    def negatives(self, row: int) -> Ints:
+        part, own = self._place(row)
+        return np.asarray(self.parts[part].negatives(own) + self.corpus.starts[part], np.int64)
 
     @override
     def grades(self, row: int) -> Ints:

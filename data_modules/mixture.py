@@ -19,6 +19,7 @@ from torch.utils.data import Sampler
 from data_modules.blend import Shares, blend_of
 from data_modules.corpus import QuerySet
 from data_modules.formats.records import DataError
+from data_modules.guards import guarded_keys
 from mmretrieval.distributed import rows_of_rank
 from mmretrieval.mining import NegativeTable
 
@@ -33,7 +34,7 @@ class TrainingItem(NamedTuple):
     Args:
         query: Row of the query.
         instruction: Which of the query's instructions it is asked with.
-        negatives: Candidate rows of its mined negatives; often one, empty before the first mining.
+        negatives: Candidate rows of its negatives, mined or given by the data set; often one, or none.
         targets: A teacher's scores of the labelled positive and of each of ``negatives``, or nothing.
     """
 
@@ -62,7 +63,9 @@ class MixtureSettings:
         sources: Name of a source → its tasks. Weights, passes and homogeneous batches are then those of
             sources, each of which shows all its tasks in proportion to their queries.
         batches_per_epoch: Length of an epoch, >= 1; ``None``: as many global batches as the queries fill.
-        negatives_per_query: How many of a query's mined negatives a sample uses, >= 0, drawn in each epoch.
+        negatives_per_query: How many of a query's negatives a sample uses, >= 0, drawn in each epoch.
+        given_negatives: Chance, between 0 and 1, that a sample uses negatives that the data set gives where
+            its query has mined ones as well; where it has none, those given are used. ``None``: never.
 
     Raises:
         ValueError: If a number is out of range.
@@ -76,6 +79,7 @@ class MixtureSettings:
     batches_per_epoch: int | None = None
     negatives_per_query: int = 1
     sources: Mapping[str, Sequence[str]] | None = None
+    given_negatives: float | None = 0.0
 
     def __post_init__(self) -> None:
         at_least_1 = ("batch_size", "global_batch_size", "batches_per_epoch")
@@ -84,6 +88,8 @@ class MixtureSettings:
             value, bound = getattr(self, name), int(name in at_least_1)
             if value is not None and value < bound:
                 raise ValueError(f"{name} must be at least {bound}, found {value}.")
+        if self.given_negatives is not None and not 0 <= self.given_negatives <= 1:
+            raise ValueError(f"given_negatives must be between 0 and 1, found {self.given_negatives}.")
 
     def queries_per_step(self, world: int) -> int:
         """Return the size of a global batch of ``world`` ranks.
@@ -248,7 +254,7 @@ class MixtureStream:
 
 
 class MixtureBatchSampler(Sampler[list[TrainingItem]]):
-    """One rank's part of each global batch, with instruction and mined negatives drawn.
+    """One rank's part of each global batch, with instruction and negatives drawn.
 
     Args:
         queries: The training queries.
@@ -364,14 +370,32 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
         return tuple(known[id_] for id_ in ids) if all(id_ in known for id_ in ids) else ()
 
     def _negatives(self, row: int, epoch: int) -> tuple[int, ...]:
-        query = str(self.queries.ids[row])
-        if self.negatives is None or query not in self.negatives:
+        if not self.settings.negatives_per_query:
             return ()
-        mined = self.negatives.negatives_of(query)
-        count = min(self.settings.negatives_per_query, len(mined))
-        first = self._draw(row, epoch, "negatives")
-        chosen = (mined[(first + step) % len(mined)] for step in range(count))
+        found = self._mined(row)
+        if self._prefers_given(row, epoch, mined=bool(found)):
+            found = self._given(row) or found
+        count = min(self.settings.negatives_per_query, len(found))
+        first = self._draw(row, epoch, "negatives") if count else 0
+        chosen = (found[(first + step) % len(found)] for step in range(count))
         return tuple(self.queries.corpus.candidate_row(candidate) for candidate in chosen)
+
+    def _mined(self, row: int) -> Sequence[str]:
+        query = str(self.queries.ids[row])
+        known = self.negatives is not None and query in self.negatives
+        return self.negatives.negatives_of(query) if self.negatives is not None and known else ()
+
+    def _prefers_given(self, row: int, epoch: int, *, mined: bool) -> bool:
+        chance = self.settings.given_negatives
+        if chance is None or not mined:
+            return chance is not None
+        return chance > 0 and self._draw(row, epoch, "given") < chance * 2**64
+
+    def _given(self, row: int) -> Sequence[str]:
+        """What the data set gives, each content once, without what must not count against the query."""
+        corpus, guarded = self.queries.corpus, {*guarded_keys(self.queries, row)}
+        of_key = {int(corpus.candidate_keys[given]): int(given) for given in self.queries.negatives(row)}
+        return [corpus.candidate_id(given) for key, given in of_key.items() if key not in guarded]
 
     def _draw(self, row: int, epoch: int, purpose: str) -> int:
         """A number that depends on seed, epoch and query id only."""

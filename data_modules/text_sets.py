@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b, sha256
@@ -24,6 +23,7 @@ from data_modules.packing import pack
 from data_modules.retrieval import RetrievalDataModule, cache_home
 from data_modules.synthetic import text_benchmark
 from data_modules.synthetic.text_benchmark import NAMES, write_text_benchmark
+from data_modules.text_sources import TextSource, text_sources
 
 EMBEDDED: Final = "embedded"
 FIRST_DATASET_ID = 1000
@@ -39,12 +39,15 @@ class TextSets(RetrievalDataModule):
 
     Args:
         text_root: A folder in the BEIR layout (``corpus.jsonl``, ``queries.jsonl`` and ``qrels/``), a file of
-            pairs (:mod:`data_modules.formats.text_pairs`), a folder of such, or several. Their names are
-            those of the data sets. "embedded": the text benchmark that ships with the project.
-        split: Which of the qrels to use; files of pairs have one split alone.
+            pairs (:mod:`data_modules.formats.text_pairs`), a folder of such, or several, with names as
+            :func:`~data_modules.text_sources.text_sources` says. "embedded": the text benchmark that ships
+            with the project.
+        split: Which of the qrels to use, or several, of which each folder's first one counts; files of pairs
+            have one split alone.
         into: What the queries become: the split to evaluate, or the one to train on.
         prompts: Name of a data set → its instruction; general ones for the others.
-        symmetric: Names of files of pairs whose positives ask for their queries as well.
+        symmetric: Names of files of pairs whose positives ask for their queries as well. Capitals do not
+            matter in names.
         max_text_tokens: Where texts are cut; the encoder's own limit by default.
         encoding_batch_size: Texts per batch, >= 1.
         num_workers: Processes that read and tokenise; 0 does it in the main process.
@@ -56,8 +59,8 @@ class TextSets(RetrievalDataModule):
 
     def __init__(
         self,
-        text_root: list[str] | str,
-        split: str = "test",
+        text_root: dict[str, str] | list[str] | str,
+        split: Sequence[str] | str = "test",
         into: Literal["train", "test"] = "test",
         prompts: Mapping[str, str] | None = None,
         symmetric: Sequence[str] = (),
@@ -65,24 +68,28 @@ class TextSets(RetrievalDataModule):
         encoding_batch_size: int = 128,
         num_workers: int = 0,
     ) -> None:
-        self._embedded = text_root == EMBEDDED
-        self.folders = (
-            [embedded_root() / name for name in NAMES] if self._embedded else text_sources(text_root)
+        self.embedded = text_root == EMBEDDED
+        """Whether it is the text benchmark that ships with the project."""
+        self.sources = (
+            [TextSource(name, embedded_root() / name) for name in NAMES]
+            if self.embedded
+            else text_sources(text_root)
         )
-        self.names = [folder.name.split(".")[0].lower() for folder in self.folders]
-        self.split, self.into = split, into
-        self.prompts, self.symmetric = dict(prompts or {}), tuple(symmetric)
+        self.splits, self.into = (split,) if isinstance(split, str) else tuple(split), into
+        self.prompts = {name.lower(): prompt for name, prompt in (prompts or {}).items()}
+        self.symmetric = tuple(name.lower() for name in symmetric)
         self.max_text_tokens = max_text_tokens
-        for what, named in (("prompts are", {*self.prompts}), ("symmetric are", {*self.symmetric})):
-            if unknown := sorted(named - {*self.names}):
-                raise DataError(
-                    f"{what} given for {', '.join(unknown)}, the text data sets are {', '.join(self.names)}"
-                )
-        if not self._embedded:
+        self._check_names()
+        if not self.embedded:
             self._key()  # refuses other layouts now
         super().__init__(
-            self.folders[0].parent, encoding_batch_size=encoding_batch_size, num_workers=num_workers
+            self.sources[0].path.parent, encoding_batch_size=encoding_batch_size, num_workers=num_workers
         )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the data sets."""
+        return [source.name for source in self.sources]
 
     @property
     @override
@@ -96,7 +103,7 @@ class TextSets(RetrievalDataModule):
         Raises:
             DataError: If anything in the data cannot be used.
         """
-        if self._embedded and not embedded_root().is_dir():
+        if self.embedded and not embedded_root().is_dir():
             try:
                 write_text_benchmark(embedded_root())
             except DataError:
@@ -105,7 +112,7 @@ class TextSets(RetrievalDataModule):
         target = self.packed_root
         if (target / MANIFEST).is_file():
             return
-        logger.info("Packing %s into %s, once.", ", ".join(map(str, self.folders)), target)
+        logger.info("Packing %s into %s, once.", ", ".join(str(path) for _, path in self.sources), target)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".text-") as scratch:
             layout = self._layout(Path(scratch))
@@ -121,11 +128,22 @@ class TextSets(RetrievalDataModule):
         self.corpus = PackedCorpus(self.packed_root, self.max_text_tokens)
         self._queries = {}
 
+    def _check_names(self) -> None:
+        """Refuse settings of data sets that are not there, or that cannot have them."""
+        for what, named in (("prompts are", {*self.prompts}), ("symmetric are", {*self.symmetric})):
+            if unknown := sorted(named - {*self.names}):
+                raise DataError(
+                    f"{what} given for {', '.join(unknown)}, the text data sets are {', '.join(self.names)}"
+                )
+        for name, path in self.sources:
+            if name in self.symmetric and not is_pairs(path):
+                raise DataError(f"{path}: only files of pairs can be symmetric; leave {name} out")
+
     def _layout(self, scratch: Path) -> Path:
         """All sets in one folder in the M-BEIR layout."""
-        for number, (name, folder) in enumerate(zip(self.names, self.folders, strict=True)):
-            self._convert(folder, scratch / str(number), name, FIRST_DATASET_ID + number)
-        parts = [scratch / str(number) for number in range(len(self.folders))]
+        parts = [scratch / str(number) for number in range(len(self.sources))]
+        for number, (source, part) in enumerate(zip(self.sources, parts, strict=True)):
+            self._convert(source.path, part, source.name, FIRST_DATASET_ID + number)
         if len(parts) == 1:
             return parts[0]
         merge(parts, scratch / "all", progress=False)
@@ -150,14 +168,15 @@ class TextSets(RetrievalDataModule):
                 out,
                 name=name,
                 dataset_id=dataset_id,
-                splits=(self.split,),
+                splits=(split_of(source, self.splits) or self.splits[0],),
                 into=self.into,
                 prompts=prompts,
             )
 
     def _key(self) -> str:
-        facts = [str(VERSION), self.split, self.into, repr((sorted(self.prompts.items()), self.symmetric))]
-        for source in self.folders:
+        options = (sorted(self.prompts.items()), sorted(self.symmetric), self.names)
+        facts = [str(VERSION), repr(self.splits), self.into, repr(options)]
+        for _, source in self.sources:
             if is_pairs(source):
                 files = [source]
                 if not source.is_file():
@@ -171,36 +190,20 @@ class TextSets(RetrievalDataModule):
         return sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
+def split_of(source: Path, wanted: Sequence[str]) -> str | None:
+    """Return the first of some splits that a text data set has; ``None`` if it has none, as files of pairs.
+
+    Args:
+        source: A folder in the BEIR layout, or a file of pairs.
+        wanted: Names of qrels files without ``.tsv``.
+    """
+    there = () if is_pairs(source) else BEIRReader(source).splits
+    return next((split for split in wanted if split in there), None)
+
+
 def embedded_root() -> Path:
     """Return where the embedded text benchmark is, or will be written."""
     digest = blake2b(digest_size=6)
     for path in sorted(Path(text_benchmark.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())  # what another version wrote is not taken for its own
     return cache_home() / "embedded_text" / digest.hexdigest()
-
-
-def text_sources(text_root: Sequence[str] | str) -> list[Path]:
-    """Return folders in the BEIR layout, and files of pairs.
-
-    Args:
-        text_root: One of these, a folder of them, or several.
-
-    Raises:
-        DataError: If there is nothing of that kind.
-    """
-    roots = [text_root] if isinstance(text_root, str | os.PathLike) else list(text_root)
-    found = [source.resolve() for root in roots for source in _sources_in(Path(root))]
-    if not found:
-        raise DataError("no text data are given; give a folder in the BEIR layout or a file of pairs")
-    return found
-
-
-def _sources_in(root: Path) -> list[Path]:
-    if _is_source(root) or not root.is_dir():
-        return [root]  # what is wrong with it, its reader says
-    inside = [child for child in sorted(root.iterdir()) if _is_source(child)]
-    return inside or [root]
-
-
-def _is_source(path: Path) -> bool:
-    return (path / "corpus.jsonl").is_file() or (path.is_file() and is_pairs(path))

@@ -51,7 +51,8 @@ class ContrastiveBatch(NamedTuple):
             mined negatives. A picture that queries and candidates share is there once.
         positive_columns: Which of the candidates is each query's labelled positive, ``(Q,)``.
         candidate_keys: Content key of each candidate, ``(C,)``: equal iff text and image are.
-        positive_keys: Content keys of each query's known positives, padded with 0, ``(Q, P)``.
+        positive_keys: Content keys of each query's known positives and of what is left out of its ranking,
+            none of which counts as a negative, padded with 0, ``(Q, P)``.
         negative_of: For each mined negative the query it was mined for, ``(C - Q,)``.
         query_rows: Row of each query in the training split, ``(Q,)``.
         targets: A teacher's score of each candidate, NaN for those of queries that it has not scored,

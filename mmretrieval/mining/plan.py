@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmretrieval.mining.data_sets import DataSets
+from mmretrieval.mining.data_sets import DataSets, fits
 from mmretrieval.mining.filters import Filter
 from mmretrieval.mining.selection import ModalityAware, Selection
 
@@ -56,8 +55,9 @@ class MiningPlan:
         seed: Of the draws. The same seed and query key give the same draws, whatever other queries there are.
         selection: How negatives are drawn from what the filters leave.
         filters: What may be drawn, in the order of application. Known positives are never drawn.
-        data_sets: What single data sets do otherwise, by name or by a pattern with ``*`` and ``?``; a full
-            name counts before patterns, and of these the first that fits.
+        data_sets: What single data sets do otherwise, by name or by a pattern with ``*`` and ``?``, or by
+            source and name, as ``text:*`` for all text data sets of a second stage; a full name counts before
+            patterns, and of these the first that fits.
 
     Raises:
         ValueError: If a value is out of range, or a selection or filter looks deeper than ``top_k``.
@@ -86,13 +86,16 @@ class MiningPlan:
                     )
         self.stamp()
 
-    def recipe(self, data_set: str | None = None) -> Recipe:
+    def recipe(self, data_set: str | None = None, source: str = "") -> Recipe:
         """The selection and filters of a data set.
 
         Args:
             data_set: Its name; ``None``, or a name without an override, gives the plan's own.
+            source: What the data set is from.
         """
-        other = self.data_sets.get(data_set, self._fitting(data_set)) if data_set is not None else _NOTHING
+        other = _NOTHING
+        if data_set is not None:
+            other = self.data_sets.get(data_set, self._fitting(data_set, source))
         filters = self.filters if other.filters is None else other.filters
         return Recipe(self.selection if other.selection is None else other.selection, tuple(filters))
 
@@ -108,11 +111,11 @@ class MiningPlan:
                 one code a query.
         """
         self._check_data_sets(data_sets, queries)
-        names = () if data_sets is None else data_sets.names
+        pairs = [] if data_sets is None else data_sets.pairs()
         codes = np.zeros(queries, dtype=np.int64) if data_sets is None else data_sets.codes
-        overridden = [code for code, name in enumerate(names) if self._fits(name)]
+        overridden = [code for code, pair in enumerate(pairs) if any(fits(p, *pair) for p in self.data_sets)]
         for code in overridden:
-            yield self.recipe(names[code]), np.flatnonzero(codes == code)
+            yield self.recipe(*pairs[code]), np.flatnonzero(codes == code)
         yield self.recipe(), np.flatnonzero(~np.isin(codes, overridden))
 
     def stamp(self) -> dict[str, str | int]:
@@ -129,11 +132,8 @@ class MiningPlan:
             "data_sets": _canonical({name: self._described_recipe(name) for name in self.data_sets}),
         }
 
-    def _fits(self, data_set: str) -> bool:
-        return any(fnmatchcase(data_set, pattern) for pattern in self.data_sets)
-
-    def _fitting(self, data_set: str) -> Override:
-        found = (other for pattern, other in self.data_sets.items() if fnmatchcase(data_set, pattern))
+    def _fitting(self, data_set: str, source: str) -> Override:
+        found = (other for pattern, other in self.data_sets.items() if fits(pattern, data_set, source))
         return next(found, _NOTHING)
 
     def _described_recipe(self, data_set: str) -> dict[str, Any]:
@@ -142,12 +142,13 @@ class MiningPlan:
         return {"selection": _described(recipe.selection), "filters": filters}
 
     def _check_data_sets(self, data_sets: DataSets | None, queries: int) -> None:
-        names = set() if data_sets is None else set(data_sets.names)
-        unknown = [p for p in self.data_sets if not any(fnmatchcase(name, p) for name in names)]
+        pairs = [] if data_sets is None else data_sets.pairs()
+        unknown = [p for p in self.data_sets if not any(fits(p, *pair) for pair in pairs)]
         if unknown:
+            names = sorted(f"{source}:{name}" if source else name for name, source in pairs)
             raise ValueError(
                 f"The plan has settings for {', '.join(sorted(unknown))}; "
-                f"data sets of the queries: {', '.join(sorted(names)) or 'not given'}."
+                f"data sets of the queries: {', '.join(names) or 'not given'}."
             )
         if data_sets is not None and data_sets.codes.shape != (queries,):
             raise ValueError(f"{queries} queries need a data set each, found {data_sets.codes.shape}.")

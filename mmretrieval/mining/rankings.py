@@ -20,8 +20,9 @@ class Rankings:
         scores: The score of each of ``rows``.
         target_modality: Modality code that each query asks for.
         labelled_row: Candidate row of each query's labelled positive.
-        known_rows: Candidate rows of all known positives, one query after the other.
-        known_offsets: Query q's known positives are ``known_rows[known_offsets[q]:known_offsets[q + 1]]``.
+        known_rows: Candidate rows of all known positives, and of what else is never to be drawn, one query
+            after the other.
+        known_offsets: Query q's are ``known_rows[known_offsets[q]:known_offsets[q + 1]]``.
         query_keys: A number for each query that stays the same in every call, such as its row or a hash of
             its id.
         positive_scores: The labelled positive's score by the same scorer, also where it is not among

@@ -42,6 +42,26 @@ def test_kinds_of_negatives_are_compared(monkeypatch, tmp_path):
     assert all(0 <= value <= 1 for (measures,) in runs.values() for value in measures.values())
 
 
+def test_training_at_once_differs_from_the_stages_in_the_order_alone(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    known = runpy.run_path(str(BENCHMARKS / "continual.py"), run_name="continual")
+    stage1, stage2 = (known["read"](name) for name in ("stage1", "continual_text"))
+    share = stage2["data"]["init_args"]["text_share"]
+    together = known["at_once"](stage1, stage2, [75, 150], [50, 100])
+    trainer, data = together["trainer"], together["data"]["init_args"]
+    assert trainer["max_steps"] == trainer["max_epochs"] * data["batches_per_epoch"] == 250
+    assert data["text_share"] * 250 == pytest.approx(share * 100), "as many text samples"
+    of_class = {c["class_path"].split(".")[-1]: c.get("init_args", {}) for c in trainer["callbacks"]}
+    mining = of_class["HardNegativeMining"]
+    (staged,) = (c for c in stage2["trainer"]["callbacks"] if "HardNegativeMining" in c["class_path"])
+    assert mining["plan"] == staged["init_args"]["plan"]
+    assert "text:*" in mining["plan"]["data_sets"]
+    assert mining["schedule"]["at_steps"] == [75, 150, 200], "after stage 1's first, before and in stage 2"
+    assert all(step % data["batches_per_epoch"] == 0 for step in mining["schedule"]["at_steps"])
+    assert of_class["TextEvaluation"]["every_n_epochs"] == trainer["max_epochs"]
+    assert together["model"] == known["read"]("stage1")["model"]
+
+
 @pytest.mark.slow
 def test_orders_of_training_are_compared(monkeypatch, tmp_path):
     monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
@@ -57,6 +77,9 @@ def test_orders_of_training_are_compared(monkeypatch, tmp_path):
     epochs = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"]
     together = yaml.safe_load((tmp_path / "runs/at_once.yaml").read_text())
     assert together["trainer"]["max_steps"] == 2 * (1 + epochs)
+    (run_together,) = (tmp_path / "runs").glob("at_once_0_*_64")
+    assert json.loads((run_together / "metrics.json").read_text())["epochs"][-1]["step"] == 2 * (1 + epochs)
+    assert len([*run_together.glob("negatives/round_*.npz")]) == epochs
 
 
 @pytest.mark.slow

@@ -61,3 +61,8 @@ def test_candidates_are_drawn_anew_and_positives_of_the_pool_are_there():
     assert first.tolist() != second.tolist()
     assert first.tolist() == subset.candidates_of(0, pool, positives).tolist()
     assert RoundSubset().candidates_of(0, pool[::-1], positives).tolist() == pool.tolist()
+
+
+def test_rounds_may_come_after_given_steps_alone():
+    assert steps_of(MiningSchedule(at_steps=[20, 60])) == [20, 60]
+    assert steps_of(MiningSchedule(every_n_epochs=1, at_steps=[])) == []

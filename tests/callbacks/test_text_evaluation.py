@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from callbacks import RetrievalEvaluation, RunReport, TextEvaluation
 from callbacks.text_evaluation import TextSets
@@ -144,3 +145,39 @@ def test_two_evaluations_keep_their_own_states(folders):
         )
     }
     assert len(keys) == 3
+
+
+def _fitted(fakes, module, data, tmp_path, text_root, **options):
+    """Set up an evaluation without folders beside text data that are trained on."""
+    data.texts = TextSets(text_root, "train", "train", prompts=options.pop("prompts", None))
+    evaluation = TextEvaluation(**options)
+    trainer = fakes.make_trainer(tmp_path, [RetrievalEvaluation(), evaluation])
+    trainer.datamodule = data
+    evaluation.setup(trainer, module, "fit")
+    return evaluation.data(trainer)
+
+
+def test_without_folders_it_evaluates_what_is_trained_on(fakes, module, data, tmp_path, folders, capsys):
+    for folder, splits in ((folders[0], ("train", "dev")), (folders[1], ("train",))):
+        for split in splits:
+            lines = (folder / "qrels/test.tsv").read_text().splitlines()
+            (folder / f"qrels/{split}.tsv").write_text("\n".join(lines[: 5 if split == "dev" else 9]) + "\n")
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('["q", "p"]\n')
+    roots = [f"first={folders[0]}", str(folders[1]), str(pairs)]
+    sets = _fitted(fakes, module, data, tmp_path, roots, prompts={"first": "Answer.", "pairs": "No."})
+    queries = sets.queries("test")
+    assert queries.tasks == ("first_task1", "two_task1")
+    counts = np.bincount(queries.task_of).tolist()
+    assert counts == [1, 6], "dev where there is one, else test"
+    assert queries.instructions(0) == ("Answer.",)
+    said = capsys.readouterr().out
+    assert "pairs: no qrels of dev, val, validation, test" in said
+    assert "evaluated on first, two" in said
+    with pytest.raises(DataError, match=r"pairs: no qrels of .* set the folders of callbacks.TextEvaluation"):
+        _fitted(fakes, module, data, tmp_path, str(pairs))
+    del data.texts
+    trainer = fakes.make_trainer(tmp_path, [TextEvaluation()])
+    trainer.datamodule = data
+    with pytest.raises(MisconfigurationException, match="no folders, and FakeData has no text data"):
+        trainer.callbacks[0].setup(trainer, module, "fit")

@@ -1,12 +1,14 @@
 """Stage 2 through the command, in small: after stage 1, with its overlays, and text before stage 1."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from data_modules.synthetic.text_benchmark import write_text_benchmark
+from callbacks import TextEvaluation
+from data_modules.synthetic.text_benchmark import NAMES, write_text_benchmark
 from mmretrieval.cli import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -45,27 +47,60 @@ def fit(*files, out, options=()):
     main(["fit", *configs, f"--trainer.default_root_dir={out}", *FEW, *options])
 
 
-def own_texts(name, texts, folder):
-    """The configuration with other texts to evaluate on."""
-    config = yaml.safe_load((CONFIGS / name).read_text())
-    for callback in config["trainer"]["callbacks"]:
-        if callback["class_path"] == "callbacks.TextEvaluation":
-            callback["init_args"]["folders"] = str(texts)
-    config["data"]["init_args"]["text_root"] = str(texts)
-    (folder / name).write_text(yaml.safe_dump(config))
-    return folder / name
+@pytest.fixture
+def evaluations(monkeypatch):
+    """The tasks that each text evaluation was set up with."""
+    found, setup = [], TextEvaluation.setup
+
+    def spy(evaluation, trainer, module, stage):
+        setup(evaluation, trainer, module, stage)
+        found.append(list(evaluation.data(trainer).queries("test").tasks))
+
+    monkeypatch.setattr(TextEvaluation, "setup", spy)
+    return found
 
 
-def test_text_first_runs_dry(texts, tmp_path):
-    config = own_texts("text_first.yaml", texts, tmp_path)
-    fit(config, out=tmp_path / "out", options=["--trainer.fast_dev_run=1"])
+def test_text_first_runs_dry_and_evaluates_what_it_trains_on(texts, tmp_path, evaluations):
+    options = ["--trainer.fast_dev_run=1", "--data.text_root", str(texts)]
+    fit("text_first.yaml", out=tmp_path / "out", options=options)
     assert not (tmp_path / "out/metrics.json").exists()
+    assert sorted(evaluations[-1]) == sorted(f"{name}_task1" for name in NAMES)
+
+
+def test_the_documented_names_and_prompts_are_understood(texts, tmp_path, evaluations, capsys):
+    """As in docs/text_data.md."""
+    root = tmp_path / "TEXTS"
+    root.mkdir()
+    for name in ("AllNLI", "stackexchange_duplicate_questions_title_title"):
+        rows = [[f"{name} {n}", f"same {name} {n}", f"not {name} {n}"] for n in range(4)]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(texts / "riddles", root / "fever")
+    options = ["--data.text_root", str(root), "--trainer.fast_dev_run=1"]
+    options += ["--data.symmetric", "[AllNLI, stackexchange_duplicate_questions_title_title]"]
+    options += ["--data.prompts", '{fever: "Given a claim, retrieve documents that support or refute it."}']
+    fit("text_first.yaml", out=tmp_path / "out", options=options)
+    assert evaluations[-1] == ["fever_task1"]
+    assert "allnli, stackexchange_duplicate_questions_title_title: no qrels of" in capsys.readouterr().out
+
+
+def test_the_papers_settings_replace_those_of_the_small_model(capsys):
+    files = ["-c", str(CONFIGS / "continual_text.yaml"), "-c", str(CONFIGS / "continual/paper.yaml")]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *files, "--print_config"])
+    assert ended.value.code in (0, None)
+    config = yaml.safe_load(capsys.readouterr().out)
+    data, model = config["data"]["init_args"], config["model"]["init_args"]
+    assert config["trainer"]["max_epochs"] * data["batches_per_epoch"] == 4500
+    assert (data["max_text_tokens"], data["max_multimodal_tokens"]) == (512, 128)
+    assert model["optimizer"]["init_args"]["lr"] == 2e-5
+    assert model["distillation"] is None
+    assert model["loss"]["init_args"]["temperature"] == 0.05, "the rest stays"
 
 
 @pytest.mark.slow
 def test_texts_are_learnt_first_then_stage_1_and_stage_2_with_its_options(texts, tmp_path, capsys):
-    config = own_texts("text_first.yaml", texts, tmp_path)
-    fit(config, out=tmp_path / "first", options=["--data.init_args.batches_per_epoch=2"])
+    own = ["--data.text_root", str(texts), "--data.init_args.batches_per_epoch=2"]
+    fit("text_first.yaml", out=tmp_path / "first", options=own)
     shares = json.loads((tmp_path / "first/adapter/training.json").read_text())
     assert "riddles_task1" in json.dumps(shares)
     assert "visualnews" not in json.dumps(shares)
@@ -75,10 +110,8 @@ def test_texts_are_learnt_first_then_stage_1_and_stage_2_with_its_options(texts,
     first, second = (json.loads((tmp_path / f"{run}/metrics.json").read_text()) for run in ("first", "one"))
     assert second["start"] == {pool: first[pool] for pool in ("global", "local")}
 
-    config = own_texts("continual_text.yaml", texts, tmp_path)
-    options = ["--data.init_args.batches_per_epoch=2", f"--model.init_args.init_from={tmp_path / 'one'}"]
-    options.append("--trainer.log_every_n_steps=1")
-    fit(config, "continual/soup.yaml", out=tmp_path / "two", options=options)
+    options = [*own, f"--model.init_args.init_from={tmp_path / 'one'}", "--trainer.log_every_n_steps=1"]
+    fit("continual_text.yaml", "continual/soup.yaml", out=tmp_path / "two", options=options)
     forgetting = json.loads((tmp_path / "two/forgetting.json").read_text())
     chosen = json.loads((tmp_path / "one/metrics_val.json").read_text())
     assert forgetting["checks"][0]["multimodal"] == chosen["global"]["average"]["hit@5"]
@@ -91,8 +124,12 @@ def test_texts_are_learnt_first_then_stage_1_and_stage_2_with_its_options(texts,
         }
     assert (tmp_path / "two/soup/retriever.json").is_file()
     assert any((tmp_path / "two/checkpoints").glob("best-step*/retriever.json"))
-    assert (tmp_path / "two/negatives/round_0.npz").is_file(), "mined before the first step"
-    assert "distance_to_start" in "".join(
-        str(path.read_bytes()) for path in (tmp_path / "two/tensorboard").rglob("events*")
-    )
-    assert "Mixes of start and end" in capsys.readouterr().out
+    rounds = sorted(path.name for path in (tmp_path / "two/negatives").glob("*.npz"))
+    assert rounds == ["round_0.npz", "round_1.npz"], "mined before each epoch"
+    events = b"".join(path.read_bytes() for path in (tmp_path / "two/tensorboard").rglob("events*"))
+    for name in (b"distance_to_start", b"blend/share/multimodal", b"blend/share/riddles_task1"):
+        assert name in events
+    said = capsys.readouterr().out
+    assert "Mixes of start and end" in said
+    assert "Samples trained on: multimodal" in said
+    assert "## Blend" in (tmp_path / "two/report.md").read_text()

@@ -116,7 +116,7 @@ def test_a_pooling_overlay_trains_the_embedded_model(name, tmp_path, loaded):
 
 
 def test_every_overlay_says_how_to_run_it():
-    for folder in ("model", "pooling"):
+    for folder in ("model", "pooling", "continual"):
         for path in (CONFIGS / folder).glob("*.yaml"):
             assert f"-c configs/{folder}/{path.name}" in path.read_text()
 

@@ -1,6 +1,8 @@
 """Multimodal data and text data in one stream: shares, passes, workers, ranks and resumption."""
 
+import copy
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -10,7 +12,8 @@ from data_modules import ContinualTextDataModule
 from data_modules.continual import MULTIMODAL, sources_of
 from data_modules.formats.records import DataError
 from data_modules.mixture import MixtureBatchSampler
-from data_modules.text_sets import text_sources
+from data_modules.text_sets import TextSets
+from data_modules.text_sources import text_sources
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers:UserWarning",
@@ -135,6 +138,16 @@ def test_evaluation_is_that_of_the_multimodal_data_alone(ready, packed):
     assert len(module.pool("global_train")) == len(alone.pool("global_train")) + 32 + 8
 
 
+def test_tasks_say_which_kind_of_data_they_are_from(ready):
+    queries = ready().queries("train")
+    assert dict(zip(queries.tasks, queries.task_sources, strict=True)) == {
+        "alpha_task1": "multimodal", "alpha_task0": "multimodal", "beta_x_task1": "multimodal",
+        "large_task1": "text", "small_task1": "text",
+    }  # fmt: skip
+    assert copy.deepcopy(queries).task_sources == queries.task_sources
+    assert ready().multimodal.queries("train").task_sources == ("",) * 3
+
+
 def test_multimodal_samples_are_rehearsed(ready):
     module = ready()
     rows = [0, len(module.queries("train")) - 1, 1]
@@ -143,7 +156,7 @@ def test_multimodal_samples_are_rehearsed(ready):
 
 
 def test_text_sources_are_found(texts, tmp_path):
-    both = [texts / "large", texts / "small.jsonl"]
+    both = [("large", texts / "large"), ("small", texts / "small.jsonl")]
     assert text_sources(texts) == both
     assert text_sources(str(texts / "large")) == both[:1]
     assert text_sources([texts / "large", texts / "small.jsonl"]) == both
@@ -156,3 +169,48 @@ def test_text_sources_are_found(texts, tmp_path):
     for fields in ({"text_share": 1.5}, {"temperature": 0.5}):
         with pytest.raises(ValueError, match="temperature must be at least 1"):
             ContinualTextDataModule(texts, **fields)
+
+
+def test_files_whose_names_say_nothing_are_called_as_their_folders_and_any_can_be_named(tmp_path):
+    files = [tmp_path / name for name in ("nli/train.jsonl", "SQuAD/train-v1.1.json", "all/AllNLI.jsonl.gz")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(b"")
+    assert text_sources(list(map(str, files))) == list(zip(("nli", "squad", "allnli"), files, strict=True))
+    given = text_sources([f"One={files[0]}", f"two={files[1]}"])
+    assert given == [("one", files[0]), ("two", files[1])]
+    assert text_sources({"One": str(files[0]), "two": str(files[1])}) == given
+    (tmp_path / "b/nli").mkdir(parents=True)
+    other = tmp_path / "b/nli/train.jsonl"
+    other.write_bytes(b"")
+    with pytest.raises(
+        DataError, match=re.escape(f"{files[0]} and {other} are both the text data set 'nli'")
+    ):
+        text_sources([str(files[0]), str(other)])
+    assert len(text_sources([str(files[0]), str(files[0])])) == 1
+    with pytest.raises(DataError, match="holds 2 text data sets, which cannot all be called 'x'"):
+        text_sources(f"x={two_files(tmp_path / 'two')}")
+
+
+def two_files(folder):
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.jsonl").write_text('["q", "p"]\n')
+    return folder
+
+
+def test_names_are_given_in_any_case_and_only_to_what_can_have_them(tmp_path):
+    (tmp_path / "AllNLI.jsonl").write_text('["q", "p"]\n')
+    beir(tmp_path / "Fever", 3)
+    options = {"symmetric": ["AllNLI"], "prompts": {"Fever": "Given a claim, find evidence."}}
+    sets = TextSets(str(tmp_path), "train", "train", **options)
+    sets.prepare_data()
+    sets.setup("validate")
+    queries = sets.queries("train")
+    assert len(queries) == 2 + 3, "the pair is asked both ways"
+    (claim,) = {queries.instructions(row) for row in range(5) if queries.record(row).dataset == "fever"}
+    assert claim == ("Given a claim, find evidence.",)
+    with pytest.raises(DataError, match=r"Fever: only files of pairs can be symmetric; leave fever out"):
+        TextSets(str(tmp_path), "train", "train", symmetric=["FEVER"])
+    with pytest.raises(DataError, match="symmetric are given for nli, the text data sets are fever, allnli"):
+        TextSets([str(tmp_path / "Fever"), str(tmp_path / "AllNLI.jsonl")], symmetric=["NLI"])

@@ -95,6 +95,22 @@ def test_patterns_name_several_data_sets(scored_rankings):
         [*MiningPlan(data_sets={"*_task9": first}).groups(DataSets(names, np.zeros(2, np.int64)), 2)]
 
 
+def test_a_pattern_may_mean_a_source_alone():
+    names, sources = ("webqa_task1", "nq_task1", "fiqa_task1"), ("multimodal", "text", "text")
+    own, texts, rest = Override(TopK(1)), Override(TopK(2)), Override(TopK(3))
+    plan = MiningPlan(data_sets={"text:*": texts, "fiqa_task1": own, "*_task1": rest})
+    data_sets = DataSets(names, np.arange(3), sources)
+    chosen = {row: recipe.selection for recipe, rows in plan.groups(data_sets, 3) for row in rows.tolist()}
+    assert chosen == {0: TopK(3), 1: TopK(2), 2: TopK(1)}
+    alone = MiningPlan(data_sets={"text:*": texts})
+    with pytest.raises(
+        ValueError, match=r"settings for text:\*; data sets of the queries: fiqa_task1, nq_task1"
+    ):
+        [*alone.groups(DataSets(names[1:], np.zeros(2, np.int64)), 2)]
+    with pytest.raises(ValueError, match="need a source each"):
+        DataSets(names, np.arange(3), sources[:2])
+
+
 def test_overrides_need_the_data_sets_they_name(scored_rankings):
     case, plan = scored_rankings(3), dataclasses.replace(DEFAULT, data_sets=OVERRIDES)
     with pytest.raises(ValueError, match=r"settings for cirr, msmarco, nights; .* not given"):

@@ -1,0 +1,105 @@
+"""The shares of the samples that were really trained on, over resumption and ranks' parts."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
+
+from callbacks import BlendShares
+from data_modules.retrieval import ResumableDataLoader, RetrievalDataModule
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
+]
+SOURCES = {"multimodal": ["alpha_task0"], "text": ["beta_task1"]}
+
+
+class Batch(NamedTuple):
+    query_rows: torch.Tensor
+
+
+class Rows:
+    def __getitem__(self, item):
+        return item.query
+
+
+class Data(RetrievalDataModule):
+    """Batches of nothing but rows."""
+
+    def train_dataloader(self):
+        def collate(rows):
+            return Batch(torch.tensor(rows))
+
+        return ResumableDataLoader(Rows(), batch_sampler=self.sampler, collate_fn=collate)
+
+
+class Saved(Callback):
+    """Keeps a checkpoint of the middle of the second epoch."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 7:
+            trainer.save_checkpoint(trainer.default_root_dir + "/seven.ckpt")
+
+
+@pytest.fixture
+def ready(packed):
+    data = Data(packed, batch_size=8, batches_per_epoch=5)
+    data.mixture = replace(data.mixture, sources=SOURCES, weights={"multimodal": 0.7, "text": 0.3})
+    return data
+
+
+@pytest.fixture
+def trained(fakes, module, packed, tmp_path, monkeypatch):
+    seen = []
+
+    def step(batch, batch_idx):
+        seen.append(batch.query_rows)
+        return module.encoder.tokens.sum()
+
+    monkeypatch.setattr(module, "training_step", step)
+
+    def run(data, checkpoint=None):
+        shares = BlendShares()
+        trainer = fakes.make_trainer(tmp_path, [shares, Saved()], max_epochs=2)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        return shares, trainer, seen
+
+    return run
+
+
+def test_shares_are_those_of_the_batches_that_were_consumed(trained, ready, capsys):
+    shares, trainer, seen = trained(ready)
+    queries = ready.queries("train")
+    tasks = np.array(queries.tasks)[queries.task_of[torch.cat(seen).numpy()]]
+    expected = {name: int(np.isin(tasks, own).sum()) for name, own in SOURCES.items()}
+    assert shares.counts == expected == {"multimodal": 56, "text": 24}
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if "blend" in name}
+    assert logged == pytest.approx({"blend/share/multimodal": 0.7, "blend/share/text": 0.3})
+    assert "Samples trained on: multimodal 70.00% (asked 70.00%), text 30.00%" in capsys.readouterr().out
+    assert shares.section().rows[1] == ["text", "24", "30.00%", "30.00%"]
+
+
+def test_counting_goes_on_after_a_resumption_in_an_epoch(trained, ready, packed, tmp_path):
+    trained(ready)
+    again = Data(packed, batch_size=8, batches_per_epoch=5)
+    again.mixture = ready.mixture
+    shares, _, seen = trained(again, checkpoint=tmp_path / "seven.ckpt")
+    assert len(seen) == 10 + 3
+    assert shares.counts == {"multimodal": 56, "text": 24}
+
+
+def test_single_tasks_are_sources_where_nothing_else_is_said(trained, packed):
+    shares, *_ = trained(Data(packed, batch_size=8, batches_per_epoch=5))
+    assert shares.counts == {"alpha_task0": 48, "beta_task1": 32}
+
+
+def test_other_data_are_refused(fakes, data, module, tmp_path):
+    trainer = fakes.make_trainer(tmp_path, [BlendShares()])
+    trainer.datamodule = data
+    with pytest.raises(MisconfigurationException, match="counts what a RetrievalDataModule blends"):
+        trainer.callbacks[0].setup(trainer, module, "fit")
