@@ -133,10 +133,9 @@ class TextEvaluation(RetrievalEvaluation):
             raise MisconfigurationException(
                 f"TextEvaluation has no folders, and {type(data).__name__} has no text data: set folders."
             )
-        prompts = trained.prompts if self._prompts is None else self._prompts
         limit = trained.max_text_tokens if self._max_text_tokens is None else self._max_text_tokens
         if trained.embedded:
-            return self._made(EMBEDDED, "test", prompts, limit)
+            return self._made(EMBEDDED, "test", self._prompts or trained.prompts, limit)
         splits = [split for split in self._splits if split not in trained.splits]
         found = {name: str(path) for name, path in trained.sources if split_of(path, splits)}
         if left := [name for name in trained.names if name not in found]:
@@ -147,8 +146,8 @@ class TextEvaluation(RetrievalEvaluation):
                     "callbacks.TextEvaluation"
                 )
             trainer.print(f"{what}. Text is evaluated on {', '.join(found)}.")
-        known = {name: text for name, text in prompts.items() if name in found}
-        return self._made(found, splits, known, limit)
+        known = {name: prompt for name, prompt in trained.prompts.items() if name in found}
+        return self._made(found, splits, self._prompts or known, limit)
 
     def _made(
         self,
