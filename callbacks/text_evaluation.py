@@ -161,11 +161,10 @@ class TextEvaluation(RetrievalEvaluation):
             raise MisconfigurationException(
                 f"TextEvaluation has no folders, and {type(data).__name__} has no text data: set folders."
             )
-        prompts = trained.prompts if self._prompts is None else self._prompts
         limit = trained.max_text_tokens if self._max_text_tokens is None else self._max_text_tokens
         splits = [split for split in self._splits if split not in trained.splits]
         if trained.embedded:
-            return self._made(EMBEDDED, splits, prompts, limit)
+            return self._made(EMBEDDED, splits, self._prompts or trained.prompts, limit)
         found = {name: str(path) for name, path in trained.sources if split_of(path, splits)}
         if left := [name for name in trained.names if name not in found]:
             what = f"{', '.join(left)}: no qrels of {', '.join(splits)}, so nothing to evaluate text on"
@@ -177,8 +176,8 @@ class TextEvaluation(RetrievalEvaluation):
             trainer.print(f"{what}. Text is evaluated on {', '.join(found)}.")
         if self.final is not None:
             self._tell_same(trainer, found, splits)
-        known = {name: text for name, text in prompts.items() if name in found}
-        return self._made(found, splits, known, limit)
+        known = {name: prompt for name, prompt in trained.prompts.items() if name in found}
+        return self._made(found, splits, self._prompts or known, limit)
 
     def _tell_same(self, trainer: Trainer, found: Mapping[str, str], splits: Sequence[str]) -> None:
         """Say where weights are chosen by the split that is reported."""

@@ -1,6 +1,7 @@
 """The shares of the samples that were really trained on, over resumption and ranks' parts."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import DDPStrategy
 
 from callbacks import BlendShares
 from data_modules.retrieval import ResumableDataLoader, RetrievalDataModule
@@ -103,3 +105,17 @@ def test_other_data_are_refused(fakes, data, module, tmp_path):
     trainer.datamodule = data
     with pytest.raises(MisconfigurationException, match="counts what a RetrievalDataModule blends"):
         trainer.callbacks[0].setup(trainer, module, "fit")
+
+
+def _counted(rank, world):
+    shares = BlendShares()
+    shares.counts, shares._source_of = {"multimodal": 1, "text": 2}, np.array([0, 0, 1, 1, 1])
+    trainer = SimpleNamespace(strategy=DDPStrategy())
+    module = SimpleNamespace(device=torch.device("cpu"), log_dict=lambda *_, **__: None)
+    rows = torch.tensor([0, 2] if rank else [3, 4, 1])
+    shares.on_train_batch_end(trainer, module, None, Batch(rows), 0)
+    return torch.tensor([*shares.counts.values()])
+
+
+def test_all_ranks_samples_count(run_on_ranks):
+    assert [counts.tolist() for counts in run_on_ranks(_counted)] == [[1 + 2, 2 + 3]] * 2
