@@ -8,6 +8,7 @@ import yaml
 
 from data_modules.synthetic.text_benchmark import write_text_benchmark
 from mmretrieval.cli import main
+from mmretrieval.encoder.provenance import read_provenance
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FEW = (
@@ -73,6 +74,9 @@ def test_texts_are_learnt_first_then_stage_1_and_stage_2_with_its_options(texts,
     start = [f"--model.init_args.init_from={tmp_path / 'first'}", "--model.init_args.encoder=null"]
     fit("stage1.yaml", out=tmp_path / "one", options=["--trainer.max_epochs=1", *start])
     first, second = (json.loads((tmp_path / f"{run}/metrics.json").read_text()) for run in ("first", "one"))
+    learnt = read_provenance(tmp_path / "one/adapter")
+    assert learnt is not None
+    assert {"riddles", "scenenews"} <= learnt.data_sets, "both stages"
     assert second["start"] == {pool: first[pool] for pool in ("global", "local")}
 
     config = own_texts("continual_text.yaml", texts, tmp_path)
