@@ -10,12 +10,13 @@ from typing import Protocol, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
 from data_modules.atomic import staged_directory
 from data_modules.formats.records import DataError
-from mmretrieval.encoder.provenance import Provenance, write_provenance
+from mmretrieval.encoder.provenance import FILE, Provenance, read_provenance, write_provenance
 
 CARD = "retriever.json"
 """The file that tells a saved retriever from any other folder."""
@@ -84,7 +85,7 @@ class AdapterCheckpoint(Callback):
 def save_adapter(trainer: Trainer, module: LightningModule, folder: Path) -> None:
     """Write what was trained of the encoder into a folder, replacing one that was saved there before.
 
-    Beside it goes what it was trained on, where the data module can say.
+    Beside it goes what it was trained on, in this run and before it, where the data module can say.
 
     All ranks call it together; rank 0 writes.
 
@@ -146,12 +147,26 @@ def _refuse_foreign(target: Path, card: str = CARD) -> None:
 
 
 def _record_data(trainer: Trainer, folder: Path) -> None:
-    """Write down the mixture of a data module that has one, as all of this project do."""
+    """Write down the mixture of a data module that has one, as all of this project do.
+
+    Where training went on from saved weights, their data come first; where those are not known, nothing is
+    written, which says that nobody knows all of the data.
+    """
     data = getattr(trainer, "datamodule", None)
     shares = getattr(data, "training_shares", None)
-    if shares is not None:
-        asked = getattr(data, "training_questions", {})
-        write_provenance(folder, Provenance(shares, trainer.global_step, asked))
+    if shares is None:
+        return
+    trained = Provenance(shares, trainer.global_step, getattr(data, "training_questions", {}))
+    start: Path | None = getattr(trainer.lightning_module, "init_from", None)
+    if start is None:
+        write_provenance(folder, trained)
+    elif (before := read_provenance(start)) is not None:
+        write_provenance(folder, before.followed_by(trained))
+    else:
+        rank_zero_warn(
+            f"{start} does not say what it was trained on, so the retriever is saved without {FILE}: "
+            "mteb will take no task for unseen."
+        )
 
 
 def _following(target: Path) -> Path:

@@ -17,8 +17,8 @@ class Exclusions:
 
     Those that the data name, as BEIR's evaluation does with the document that has the query's id, and CIRR's
     with the query's own picture; and, for some data sets, all that show that picture. CIRCO's and FashionIQ's
-    evaluations leave none out. Pictures are the same if their files have the same bytes; known positives with
-    the query's picture stay.
+    own evaluations leave nothing out. Pictures are the same if their files have the same bytes; known
+    positives with the query's picture stay.
 
     Args:
         queries: The queries of the split.

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from callbacks import adapter_checkpoint
 from callbacks.adapter_checkpoint import AdapterCheckpoint, replaced_directory
 from data_modules.formats.records import DataError
-from mmretrieval.encoder.provenance import Provenance, read_provenance
+from mmretrieval.content import Modality
+from mmretrieval.encoder.provenance import Asked, Provenance, Stage, read_provenance, write_provenance
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -114,6 +115,33 @@ def test_the_mixture_that_was_trained_on_is_saved_too(tmp_path: Path) -> None:
     fit(tmp_path, AdapterCheckpoint(), data=Mixture(), max_epochs=2)
     saved = read_provenance(tmp_path / "adapter")
     assert saved == Provenance(Mixture.training_shares, steps=6)
+
+
+class Continued(Module):
+    """Goes on from saved weights."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.init_from = start
+
+
+def test_the_data_of_all_stages_are_saved(tmp_path: Path) -> None:
+    said = Asked(Modality.TEXT, Modality.TEXT, ("Find an answer.",))
+    (tmp_path / "first").mkdir()
+    first = Provenance({"fiqa_task1": 1.0}, 9, {"fiqa_task1": said}, (Stage({"nli_task1": 1.0}, 2),))
+    write_provenance(tmp_path / "first", first)
+    fit(tmp_path, AdapterCheckpoint(), module=Continued(tmp_path / "first"), data=Mixture())
+    saved = read_provenance(tmp_path / "adapter")
+    assert saved == first.followed_by(Provenance(Mixture.training_shares, steps=9))
+    assert saved.data_sets == {"nli", "fiqa", "mscoco", "webqa"}
+    assert saved.asked["fiqa_task1"] == said
+
+
+def test_data_that_are_unknown_in_part_are_not_saved_as_if_they_were_all(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    with pytest.warns(UserWarning, match="does not say what it was trained on"):
+        fit(tmp_path, AdapterCheckpoint(), module=Continued(tmp_path / "first"), data=Mixture(), max_epochs=1)
+    assert read_provenance(tmp_path / "adapter") is None
 
 
 def test_a_second_fit_replaces_the_first(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 from callbacks import TextEvaluation
 from data_modules.synthetic.text_benchmark import NAMES, write_text_benchmark
 from mmretrieval.cli import main
+from mmretrieval.encoder.provenance import read_provenance
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FEW = (
@@ -108,6 +109,9 @@ def test_texts_are_learnt_first_then_stage_1_and_stage_2_with_its_options(texts,
     start = [f"--model.init_args.init_from={tmp_path / 'first'}", "--model.init_args.encoder=null"]
     fit("stage1.yaml", out=tmp_path / "one", options=["--trainer.max_epochs=1", *start])
     first, second = (json.loads((tmp_path / f"{run}/metrics.json").read_text()) for run in ("first", "one"))
+    learnt = read_provenance(tmp_path / "one/adapter")
+    assert learnt is not None
+    assert {"riddles", "scenenews"} <= learnt.data_sets, "both stages"
     assert second["start"] == {pool: first[pool] for pool in ("global", "local")}
 
     options = [*own, f"--model.init_args.init_from={tmp_path / 'one'}", "--trainer.log_every_n_steps=1"]

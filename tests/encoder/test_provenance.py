@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmretrieval.content import MODALITIES
-from mmretrieval.encoder.provenance import FILE, Asked, Provenance, read_provenance, write_provenance
+from mmretrieval.content import MODALITIES, Modality
+from mmretrieval.encoder.provenance import FILE, Asked, Provenance, Stage, read_provenance, write_provenance
 from mmretrieval.errors import UserError
 
 ASKED = st.builds(
@@ -18,11 +18,40 @@ SHARES = st.dictionaries(st.text(), st.floats(min_value=0, max_value=1, exclude_
 
 
 @settings(max_examples=30)
-@given(SHARES, st.integers(min_value=0), st.dictionaries(st.text(), ASKED))
-def test_what_is_written_is_read(tmp_path_factory, shares, steps, asked):
+@given(
+    SHARES,
+    st.integers(min_value=0),
+    st.dictionaries(st.text(), ASKED),
+    st.lists(st.builds(Stage, SHARES, st.integers(min_value=0)), max_size=3).map(tuple),
+)
+def test_what_is_written_is_read(tmp_path_factory, shares, steps, asked, earlier):
     folder = tmp_path_factory.mktemp("saved")
-    write_provenance(folder, Provenance(shares, steps, asked))
-    assert read_provenance(folder) == Provenance(shares, steps, asked)
+    write_provenance(folder, Provenance(shares, steps, asked, earlier))
+    assert read_provenance(folder) == Provenance(shares, steps, asked, earlier)
+
+
+def test_each_stage_adds_to_the_data_of_those_before():
+    def stage(task, steps, words):
+        said = {name: Asked(Modality.TEXT, Modality.TEXT, (words,)) for name in (task, "nli_task1")}
+        return Provenance({task: 1.0}, steps, said)
+
+    stages = (
+        stage("fiqa_task1", 10, "first"),
+        stage("mscoco_task0", 20, "second"),
+        stage("nq_task1", 5, "third"),
+    )
+    one, two, three = stages
+    found = one.followed_by(two).followed_by(three)
+    assert found.data_sets == {"fiqa", "mscoco", "nq"}
+    assert found.earlier == (Stage(one.shares, 10), Stage(two.shares, 20))
+    assert (found.shares, found.steps) == (three.shares, 5)
+    words = {task: said.instructions[0] for task, said in found.asked.items()}
+    assert words == {
+        "fiqa_task1": "first",
+        "mscoco_task0": "second",
+        "nq_task1": "third",
+        "nli_task1": "third",
+    }
 
 
 def test_records_of_the_first_version_say_nothing_of_instructions(tmp_path):
@@ -42,7 +71,10 @@ def test_data_sets_are_the_tasks_without_their_numbers():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format_version": 3}, "format_version 3 instead of 2"),
+        ({"format_version": 4}, "format_version 4 instead of 3"),
+        ({"earlier": {}}, "earlier: must be a list of trainings"),
+        ({"earlier": [1]}, "earlier: must be a list of trainings"),
+        ({"earlier": [{"steps": -1, "shares": {}}]}, "steps: must be a number of steps, found -1"),
         ({"steps": "many"}, "steps: must be a number of steps, found 'many'"),
         ({"shares": ["mscoco"]}, "shares: must map tasks to their shares"),
         ({"shares": {"mscoco": "all"}}, "shares: must map tasks to their shares"),
