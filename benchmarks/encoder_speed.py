@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 import transformers
-from flops import H200_BF16, Flops
+from flops import Flops
+from peaks import add_option, heading, peak_of
 from random_models import SHAPES, Shape, make_encoder
 from rich.console import Console
 from rich.table import Table
@@ -47,11 +48,13 @@ class Result:
 def main() -> None:
     arguments = parse()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results = [result for name in arguments.shape for result in measure(name, arguments, device)]
-    show(results)
+    peak = peak_of(device, arguments.peak)
+    results = [result for name in arguments.shape for result in measure(name, arguments, device, peak)]
+    show(results, heading(device, peak))
     if arguments.json:
         facts = {
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
+            "peak_flops": peak,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "rows": arguments.rows,
@@ -69,11 +72,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--checkpointing", action="store_true", help="compute activations again in training")
+    add_option(parser)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 
-def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> list[Result]:
+def measure(
+    name: str, arguments: argparse.Namespace, device: torch.device, peak: float | None
+) -> list[Result]:
     encoder = make_encoder(SHAPES[name], device, checkpointing=arguments.checkpointing)
     inputs = make_inputs(SHAPES[name], arguments.rows, arguments.text_tokens, device)
     flops = Flops(encoder, inputs)
@@ -82,7 +88,7 @@ def measure(name: str, arguments: argparse.Namespace, device: torch.device) -> l
         "train": (lambda: train(encoder, inputs), flops.train),
     }
     return [
-        timed(name, work, run, needed, int(inputs.attention_mask.sum()), arguments.repeats, device)
+        timed(name, work, run, needed, int(inputs.attention_mask.sum()), arguments.repeats, device, peak)
         for work, (run, needed) in passes.items()
     ]
 
@@ -134,6 +140,7 @@ def timed(
     tokens: int,
     repeats: int,
     device: torch.device,
+    peak: float | None,
 ) -> Result:
     run()
     if device.type == "cuda":
@@ -153,7 +160,7 @@ def timed(
         median,
         tokens / median,
         flops / median / 1e12,
-        flops / median / H200_BF16 if on_gpu else None,
+        None if peak is None else flops / median / peak,
         torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
     )
 
@@ -163,8 +170,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def show(results: list[Result]) -> None:
-    table = Table("shape", "pass", "seconds", "tokens/s", "TFLOP/s", "MFU of 989 TFLOP/s", "peak GiB")
+def show(results: list[Result], mfu: str) -> None:
+    table = Table("shape", "pass", "seconds", "tokens/s", "TFLOP/s", mfu, "peak GiB")
     for result in results:
         table.add_row(
             result.shape,

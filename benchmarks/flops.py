@@ -10,9 +10,6 @@ from torch import Tensor
 from mmretrieval.batches import EncoderInputs
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 
-H200_BF16 = 989e12
-"""Datasheet FLOP/s."""
-
 
 class Flops:
     """What a pass needs at least, by the formulas of the method's cost model."""
@@ -33,7 +30,8 @@ class Flops:
         depth = getattr(vision, "depth", None) or vision.num_hidden_layers
         width = getattr(vision, "embed_dim", None) or vision.hidden_size
         self.vision = 2 * tower * float(patches.sum()) + 4 * depth * width * float((patches**2).sum())
-        attention = 2 * text.num_hidden_layers * text.hidden_size * squares
+        seen = 2 if encoder.bidirectional else 1  # a causal mask leaves half of the pairs
+        attention = seen * 2 * text.num_hidden_layers * text.hidden_size * squares
         forward = 2 * language * tokens + attention
         self.encode = self.vision + forward
         self.train = self.vision + forward + 2 * language * tokens + 2 * attention + 6 * adapters * tokens

@@ -25,8 +25,9 @@ from typing import Any
 
 import torch
 from contrastive_steps import PLAIN, SORTED, Step, our_steps, peer_steps
-from flops import H200_BF16, Flops
+from flops import Flops
 from mixed_batch import encoder_inputs, make_contents
+from peaks import add_option, heading, peak_of
 from random_models import SHAPES, make_encoder, qwen2_vl, sizes
 from rich.console import Console
 from rich.table import Table
@@ -62,7 +63,7 @@ class Result:
         pictures: Pictures that went through it.
         all_seconds: Time of each round.
         seconds: Their median.
-        mfu: Share of 989 TFLOP/s, on a GPU.
+        mfu: Share of the card's peak, where that is known.
     """
 
     variant: str
@@ -96,12 +97,14 @@ def main() -> None:
     inputs = encoder_inputs(contents, merge, device)
     steps = {**our_steps(encoder, inputs, arguments), **peer_steps(encoder, contents, shape, arguments)}
     flops = Flops(encoder, inputs).train
-    results = measure(encoder, steps, arguments.repeats, flops)
-    show(results)
+    peak = peak_of(device, arguments.peak)
+    results = measure(encoder, steps, arguments.repeats, flops, peak)
+    show(results, heading(device, peak))
     if arguments.json:
         found = {
             **facts(arguments, encoder),
             "flops": flops,
+            "peak_flops": peak,
             "results": [asdict(result) for result in results],
         }
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -120,6 +123,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda computes in bfloat16")
     parser.add_argument("--double", action="store_true", help="compute in float64: how exact gradients are")
     parser.add_argument("--repeats", type=int, default=5)
+    add_option(parser)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -132,7 +136,9 @@ def excite(encoder: MLLMEncoder) -> None:
             weight.normal_(std=0.01 if "lora_B" in name else weight[0].numel() ** -0.5)
 
 
-def measure(encoder: MLLMEncoder, steps: dict[str, Step], repeats: int, flops: float) -> list[Result]:
+def measure(
+    encoder: MLLMEncoder, steps: dict[str, Step], repeats: int, flops: float, peak: float | None
+) -> list[Result]:
     exact = exact_gradients(encoder, next(iter(steps.values())))
     reference: Gradients = {}
     results = {name: examine(encoder, name, step, reference, exact) for name, step in steps.items()}
@@ -141,10 +147,9 @@ def measure(encoder: MLLMEncoder, steps: dict[str, Step], repeats: int, flops: f
     for _ in range(repeats):
         for name in fitting:
             seconds[name].append(timed(encoder, steps[name]))
-    on_gpu = encoder.core.device.type == "cuda"
     for name, times in seconds.items():
         median = statistics.median(times)
-        mfu = flops / median / H200_BF16 if on_gpu else None
+        mfu = None if peak is None else flops / median / peak
         results[name] = replace(results[name], all_seconds=tuple(times), seconds=median, mfu=mfu)
     return list(results.values())
 
@@ -233,10 +238,10 @@ def facts(arguments: argparse.Namespace, encoder: MLLMEncoder) -> dict[str, Any]
     }
 
 
-def show(results: list[Result]) -> None:
+def show(results: list[Result], mfu: str) -> None:
     seconds = {result.variant: result.seconds for result in results}
     heads = ("variant", "seconds", "of plain", "of sorted", "loss", "gradient diff.", "error")
-    more = ("peak MiB", "real tokens", "tokens computed", "tower calls", "pictures", "MFU")
+    more = ("peak MiB", "real tokens", "tokens computed", "tower calls", "pictures", mfu)
     table = Table(*heads, *more, title=f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     for result in results:
         ratios = [ratio(result.seconds, seconds[name]) for name in (PLAIN, SORTED)]

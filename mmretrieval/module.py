@@ -12,6 +12,7 @@ from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -24,7 +25,7 @@ from mmretrieval.distillation import Distillation, StartingPoint, rows_of_querie
 from mmretrieval.distributed import step_seed, world_size
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.prompts import InputProcessor
-from mmretrieval.encoder.saving import SETTINGS, adapter_folder, read_settings
+from mmretrieval.encoder.saving import SETTINGS, adapter_folder, saved_arguments
 from mmretrieval.errors import UserError
 from mmretrieval.health import StepHealth
 from mmretrieval.loss import ContrastiveLoss, RerankerDistillation
@@ -47,10 +48,10 @@ def _start_folder(init_from: Path) -> Path:
     return folder
 
 
-def _saved_encoder(folder: Path | None) -> MLLMEncoder:
+def _saved_encoder(folder: Path | None, base: str | None, *, trust_remote_code: bool) -> MLLMEncoder:
     if folder is None:
         raise UserError("model.encoder: there is none; give one, or init_from with a saved one")
-    return MLLMEncoder(**read_settings(folder)[0])
+    return MLLMEncoder(**saved_arguments(folder, base, trust_remote_code=trust_remote_code))
 
 
 class TrainingData(Protocol):
@@ -81,13 +82,17 @@ class UniversalRetriever(LightningModule):
             rank; so many in a row end the training.
         init_from: The ``adapter`` folder of a run, or the run's folder, whose weights to start from. A
             checkpoint to resume from replaces them.
+        base: Where the base model of the encoder in ``init_from`` is now; ``None``: where it was.
+        trust_remote_code: Whether Python code that comes with that base is executed; what is saved never
+            grants that. An encoder that is given has ``base`` and ``loading.trust_remote_code`` of its own.
         distillation: Keeps embeddings near those of ``init_from``; ``None``: nothing does.
         reranker_distillation: Trains towards a reranker's scores where the batch has them, see
             :class:`callbacks.RerankerTargets`; ``None``: nothing does.
 
     Raises:
         UserError: If an argument is out of range, there is neither encoder nor ``init_from``, the encoder
-            has other settings than the saved one, or distillation lacks ``init_from``.
+            has other settings than the saved one, ``base`` or ``trust_remote_code`` come with an encoder, or
+            distillation lacks ``init_from``.
     """
 
     def __init__(
@@ -98,6 +103,8 @@ class UniversalRetriever(LightningModule):
         scheduler: SchedulerFactory | None = None,
         max_skipped_steps: int = 10,
         init_from: Path | None = None,
+        base: str | None = None,
+        trust_remote_code: bool = False,
         distillation: Distillation | None = None,
         reranker_distillation: RerankerDistillation | None = None,
     ) -> None:
@@ -106,7 +113,14 @@ class UniversalRetriever(LightningModule):
         self.init_from = None if init_from is None else _start_folder(init_from)
         self.trained_steps = 0
         """Optimizer steps that the weights have seen; those of an adapter are not known."""
-        self.encoder = encoder if encoder is not None else _saved_encoder(self.init_from)
+        if encoder is not None and (base is not None or trust_remote_code):
+            raise UserError(
+                "model.base and model.trust_remote_code are for the encoder saved in init_from; the one that "
+                "is given has encoder.base and encoder.loading.trust_remote_code of its own"
+            )
+        if encoder is None:
+            encoder = _saved_encoder(self.init_from, base, trust_remote_code=trust_remote_code)
+        self.encoder = encoder
         self.loss = loss
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -138,11 +152,12 @@ class UniversalRetriever(LightningModule):
 
     @override
     def configure_model(self) -> None:
-        self.encoder.load()
         if self.init_from is not None and not self._started:
             self.encoder.load_saved(self.init_from)
             # Now, as a checkpoint to resume from comes next.
             self.start = None if self.distillation is None else StartingPoint(self.encoder)
+        else:
+            self.encoder.load()
         self._started = True
         if self._trainer is None:
             return
@@ -155,10 +170,26 @@ class UniversalRetriever(LightningModule):
 
     @override
     def on_fit_start(self) -> None:
-        rank_zero_info(f"Base: {self.encoder.describe()}")
+        self._say_what_is_loaded()
         rank_zero_info("Trainable parameters:")
         for group in self.encoder.parameter_groups():
             rank_zero_info(f"  {group.name:<16} {group.trained:>13,} of {group.parameters:>14,}")
+
+    @override
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == TrainerFn.VALIDATING:  # not within a training, which has said it
+            self._say_what_is_loaded()
+
+    @override
+    def on_test_start(self) -> None:
+        self._say_what_is_loaded()
+
+    @override
+    def on_predict_start(self) -> None:
+        self._say_what_is_loaded()
+
+    def _say_what_is_loaded(self) -> None:
+        rank_zero_info(f"Base: {self.encoder.describe()}")
 
     @override
     def configure_optimizers(self) -> OptimizerConfig | OptimizerLRSchedulerConfig:

@@ -68,7 +68,15 @@ class Retriever:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, device: str = "cpu", batch_size: int = 32, dim: int | None = None
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        batch_size: int = 32,
+        dim: int | None = None,
+        base: str | None = None,
+        language_model: str | None = None,
+        *,
+        trust_remote_code: bool = False,
     ) -> Self:
         """Load a retriever that was trained here.
 
@@ -77,6 +85,10 @@ class Retriever:
             device: Where to compute.
             batch_size: Contents a forward pass.
             dim: Keep the first so many dimensions of each embedding.
+            base: Where the base model is now, a folder or a hub name; ``None``: where it was in training.
+            language_model: The same of a language model that was put into the base.
+            trust_remote_code: Whether Python code that comes with the base is executed; a saved retriever
+                never grants that.
 
         Raises:
             UserError: If files are missing or damaged, or do not fit their base model.
@@ -84,9 +96,10 @@ class Retriever:
         folder = adapter_folder(Path(path))
         whole = folder.resolve()
         name = whole.parent.name if whole.name == "adapter" else whole.name
-        return cls(
-            MLLMEncoder.from_pretrained(folder), device, batch_size, dim, name, read_provenance(folder)
+        encoder = MLLMEncoder.from_pretrained(
+            folder, base, language_model, trust_remote_code=trust_remote_code
         )
+        return cls(encoder, device, batch_size, dim, name, read_provenance(folder))
 
     def encode_queries(self, queries: Sequence[Query | Content | str]) -> NDArray[np.float32]:
         """Embed queries.
@@ -111,6 +124,11 @@ class Retriever:
         """
         pool = [item if isinstance(item, Candidate) else Candidate(_content(item)) for item in candidates]
         return self._encode(pool, self.encoder.input_processor.candidates)
+
+    def describe(self) -> str:
+        """Say what embeds here: the trained weights by a hash, the base, parameters' type, and the device."""
+        facts = f"weights {self.encoder.weights_hash()}, {self.dim} dimensions, {self._device}"
+        return f"{self.name} ({facts}) on {self.encoder.describe()}"
 
     def embedding_hash(self) -> str:
         """Return a hex digest of all that decides an embedding."""

@@ -1,8 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 
 from mmretrieval.batches import ContrastiveBatch
 from mmretrieval.content import Candidate, Content, Query
@@ -227,6 +231,29 @@ def test_weights_that_were_loaded_once_are_not_loaded_over_a_training(module, tm
     changed = started.weights_hash()
     started.configure_model()
     assert started.weights_hash() == changed != module.weights_hash()
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+@pytest.mark.parametrize("run", ["validate", "test", "predict"])
+def test_each_sub_command_says_once_what_is_loaded(tiny_mllm, tmp_path, monkeypatch, run):
+    said = []
+    monkeypatch.setattr("mmretrieval.module.rank_zero_info", said.append)
+    module = UniversalRetriever(MLLMEncoder(base=str(tiny_mllm)), InfoNCE())
+    monkeypatch.setattr(module, "predict_step", lambda batch, batch_idx: torch.zeros(1))
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path, **options)
+    getattr(trainer, run)(module, DataLoader([0, 1]))
+    assert said == [f"Base: {module.encoder.describe()}"]
+    for fact in (str(tiny_mllm), "float32", module.encoder.base_fingerprint):
+        assert fact in said[0]
+
+
+def test_validation_within_a_training_says_nothing_again(module, monkeypatch):
+    said = []
+    monkeypatch.setattr("mmretrieval.module.rank_zero_info", said.append)
+    module._trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING))
+    module.on_validation_start()
+    assert said == []
 
 
 def test_a_rerankers_targets_add_their_divergence_and_none_adds_nothing(module, batch, monkeypatch):

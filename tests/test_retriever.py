@@ -43,3 +43,15 @@ def test_nothing_gives_an_empty_matrix(run_folder):
 def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(UserError, match="give the 'adapter' folder of a training run"):
         Retriever.from_pretrained(tmp_path)
+
+
+def test_it_says_what_it_is(run_folder, tiny_mllm):
+    retriever = Retriever.from_pretrained(run_folder, dim=8)
+    said = retriever.describe()
+    encoder = retriever.encoder
+    for fact in (run_folder.name, "8 dimensions", "cpu", "float32", str(tiny_mllm)):
+        assert fact in said
+    assert encoder.weights_hash() in said
+    assert encoder.base_fingerprint in said
+    with pytest.raises(RuntimeError, match="has no weights yet"):
+        MLLMEncoder(base=str(tiny_mllm)).describe()

@@ -11,6 +11,9 @@ from mmretrieval.errors import UserError
 def make_bidirectional(core: Any, family: Family) -> None:  # noqa: ANN401
     """Let each token of the language model attend to all others, padding aside (as NV-Embed does).
 
+    Layers with a sliding window keep it, as they were trained with it: their tokens see as far ahead as back
+    (as in EmbeddingGemma); layers without one, if there are any, see everything.
+
     transformers builds masks from ``is_causal`` of the configuration, and the attention kernels go by that
     of the layers where no mask is needed, so both are set.
 

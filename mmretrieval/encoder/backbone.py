@@ -94,7 +94,7 @@ def load_config(base: str, loading: Loading) -> Any:  # noqa: ANN401 - each fami
             resolve(base), revision=_revision(loading), trust_remote_code=loading.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"encoder.base {base!r}: no configuration can be loaded there ({error})") from error
+        raise _unloadable(base, "no configuration", error) from error
 
 
 def load_processor(
@@ -123,7 +123,7 @@ def load_processor(
                 resolve(base), backend=backend, **options
             )
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"encoder.base {base!r}: no processor can be loaded there ({error})") from error
+        raise _unloadable(base, "no processor", error) from error
     return processor
 
 
@@ -184,12 +184,23 @@ def _load(auto: Any, base: str, loading: Loading, unquantized: Sequence[str]) ->
             **_quantization(loading, unquantized),
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"encoder.base {base!r}: no model can be loaded there ({error})") from error
+        raise _unloadable(base, "no model", error) from error
     model, report = loaded
     wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
     if wrong:
         raise UserError(f"encoder.base {base!r}: the weights do not fit the model: {wrong}")
     return model
+
+
+def _unloadable(base: str, what: str, error: Exception) -> UserError:
+    told = f"encoder.base {base!r}: {what} can be loaded there ({error})"
+    if "trust_remote_code" not in str(error):  # transformers names its own option
+        return UserError(told)
+    return UserError(
+        f"encoder.base {base!r}: comes with Python code of its own, which is not executed unless you ask for "
+        "it. Read that code; then set encoder.loading.trust_remote_code: true, or where a saved retriever is "
+        f"loaded, trust_remote_code: true (--trust_remote_code true on the command line). {told}"
+    )
 
 
 def _revision(loading: Loading) -> str:

@@ -34,12 +34,18 @@ class Parts:
     language_model: str
 
 
-def family_of(config: Any, parts: Parts | None = None) -> Family:  # noqa: ANN401
+def family_of(
+    config: Any,  # noqa: ANN401
+    parts: Parts | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Family:
     """Return the family of a model: its record, or what can be found out about it.
 
     Args:
         config: The model's configuration.
         parts: Names to use instead of those recorded or found.
+        trust_remote_code: Whether Python code that comes with the model is executed.
 
     Raises:
         UserError: If parts cannot be found, or the model needs inputs that are not known here.
@@ -47,7 +53,7 @@ def family_of(config: Any, parts: Parts | None = None) -> Family:  # noqa: ANN40
     known = FAMILIES.get(config.model_type)
     if known is not None:
         return known if parts is None else _renamed(known, parts)
-    return _discover(config, parts)
+    return _discover(config, parts, trust_remote_code)
 
 
 def is_discovered(config: Any) -> bool:  # noqa: ANN401
@@ -64,8 +70,8 @@ def _renamed(family: Family, parts: Parts) -> Family:
     )
 
 
-def _discover(config: Any, parts: Parts | None) -> Family:  # noqa: ANN401
-    core = _skeleton(config)
+def _discover(config: Any, parts: Parts | None, trust_remote_code: bool) -> Family:  # noqa: ANN401
+    core = _skeleton(config, trust_remote_code)
     if parts is None:
         parts = Parts(
             _first(core, _TOWERS, "vision_tower"),
@@ -78,12 +84,12 @@ def _discover(config: Any, parts: Parts | None) -> Family:  # noqa: ANN401
     return _renamed(family, parts)
 
 
-def _skeleton(config: Any) -> nn.Module:  # noqa: ANN401
+def _skeleton(config: Any, trust_remote_code: bool) -> nn.Module:  # noqa: ANN401
     """The model's core without memory for weights."""
     try:
         with torch.device("meta"):
             model: Any = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-                config, trust_remote_code=False
+                config, trust_remote_code=trust_remote_code
             )
     except ValueError as error:
         raise UserError(

@@ -85,7 +85,7 @@ def run(
     Returns:
         transformers' outputs, with the last layer's hidden states and the cache.
     """
-    if family.token_types is not None:
+    if family.token_types is not None and is_causal(core):
         options["token_type_ids"] = family.token_types(is_image)
     if shown is None or not shown.deepstack or shown.embeddings.shape[0] == 0:
         return core(inputs_embeds=embeddings, **options)
@@ -96,6 +96,15 @@ def run(
         deepstack_visual_embeds=[part.to(embeddings.dtype) for part in shown.deepstack],
         **options,
     )
+
+
+def is_causal(core: Any) -> bool:  # noqa: ANN401
+    """Whether tokens see earlier ones only, see :func:`~mmretrieval.encoder.attention.make_bidirectional`.
+
+    Token types, which open the mask within pictures, say nothing where it is open everywhere; with them,
+    Gemma 3 would bound a window to the left alone.
+    """
+    return getattr(core.config.get_text_config(), "is_causal", True) is not False
 
 
 def multimodal_positions(core: Any, inputs: EncoderInputs, is_image: Tensor) -> Tensor:  # noqa: ANN401

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,17 @@ PREFIX = "latent_attention_model."
 
 @dataclass(frozen=True)
 class LatentAttentionOptions:
-    """Sizes of a latent attention; the defaults are those of NV-Embed's released weights.
+    """A latent attention's sizes, by default those of NV-Embed's released weights, and where it starts.
 
     Args:
         latents: Number of learned latents, >= 1.
         heads: Attention heads, >= 1.
         head_width: Width of each head, >= 1; ``None``: the whole width of the tokens, not a share of it.
         mlp_ratio: Inner width of the MLP in widths of the tokens, >= 1.
+        weights: What training starts from, see
+            :func:`~mmretrieval.encoder.latent_weights.read_latent_attention`: a safetensors file, or the
+            folder of a model with NV-Embed's names, or of a run. ``None``: the weights that come with a
+            swapped language model, else random ones.
 
     Raises:
         UserError: If a size is below 1.
@@ -34,6 +39,7 @@ class LatentAttentionOptions:
     heads: int = 8
     head_width: int | None = None
     mlp_ratio: int = 4
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         sizes = {

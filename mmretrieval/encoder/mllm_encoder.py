@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from hashlib import blake2b
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from lightning.fabric.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -37,6 +37,7 @@ from mmretrieval.encoder.fingerprint import fingerprint, model_folder
 from mmretrieval.encoder.language import hidden_states
 from mmretrieval.encoder.language_swap import swap_language_model
 from mmretrieval.encoder.latent_attention import LatentAttentionOptions, load_latent_attention
+from mmretrieval.encoder.latent_weights import start_from
 from mmretrieval.encoder.pictures import PictureOptions, picture_processor
 from mmretrieval.encoder.pooling import POOLINGS, make_pooling
 from mmretrieval.encoder.prompts import Frame, InputProcessor, Templates, chat_frame
@@ -58,7 +59,7 @@ class MLLMEncoder(nn.Module):
         max_text_tokens: Longer texts are cut; instructions and pictures never are.
         bidirectional: Whether tokens see later ones too, as in NV-Embed.
         pooling: ``last_token`` (the EOS token of the default templates), ``mean``, or ``latent_attention``.
-        latent_attention: Sizes of the latent attention, where pooling asks for it.
+        latent_attention: Sizes and first weights of the latent attention, where pooling asks for it.
         projection: Width of a trained linear map after pooling; ``None``: the language model's own width.
         lora: Adapters on the language model; ``None`` trains none.
         trained: Which parts of the model are trained in full.
@@ -94,6 +95,11 @@ class MLLMEncoder(nn.Module):
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UserError(f"encoder.{name} {value}: must be at least 1")
+        if latent_attention.weights is not None and pooling != "latent_attention":
+            raise UserError(
+                f"encoder.latent_attention.weights: nothing reads them with pooling {pooling}; leave them "
+                "out, or set encoder.pooling: latent_attention"
+            )
         self.base = base
         self.loading = loading
         self.pictures = pictures
@@ -111,7 +117,7 @@ class MLLMEncoder(nn.Module):
         """Whether ranks must embed equally many chunks, as where the language model is sharded over them."""
         self.aligned = False
         """Whether embeddings without gradients have the same bits in any batch, see ``chunks.aligned``."""
-        self._swapped = ""
+        self._started_from: list[str] = []
         self.core: Any = None
         self.pool: Any = None
         self.head: Any = None
@@ -122,6 +128,10 @@ class MLLMEncoder(nn.Module):
         Raises:
             UserError: If the base cannot be loaded as it should.
         """
+        self._load()
+
+    def _load(self, *, trained: bool = False) -> None:
+        """Load; ``trained`` says that trained weights come next, so that none need be there to start from."""
         if self.core is not None:
             return
         check_attention(self._config, self.family, self.loading, bidirectional=self.bidirectional)
@@ -131,7 +141,10 @@ class MLLMEncoder(nn.Module):
             verify_discovered(core, self.family, self._processor, self.base)
         self.pool = make_pooling(self.pooling, self._hidden_size, self.latent_attention)
         if self.loading.language_model is not None:
-            self._swapped = self._swap(core, self.loading.language_model)
+            self._swap(core, self.loading.language_model, trained)
+        if self.latent_attention.weights is not None and not trained:
+            start_from(self.pool, self.latent_attention.weights)
+            self._started_from.append(f"latent attention of {self.latent_attention.weights}")
         if self.bidirectional:
             make_bidirectional(core, self.family)
         prepare(core, self.family, self.lora, self.trained)
@@ -144,22 +157,28 @@ class MLLMEncoder(nn.Module):
         self.core = core
         self.train(self.training)  # transformers loads in evaluation mode
 
-    def _swap(self, core: Any, name: str) -> str:  # noqa: ANN401
-        """Put another language model into the core; returns what is to say about it."""
+    def _swap(self, core: Any, name: str, trained: bool) -> None:  # noqa: ANN401
+        """Put another language model into the core, and its latent attention into the pooling."""
         report = swap_language_model(
             core, self.family.language_model, model_folder(name, fetch=True), self._processor.tokenizer
         )
         if report.bidirectional_suggested and not self.bidirectional:
-            warnings.warn(
-                f"{name} was trained with bidirectional attention; set encoder.bidirectional: true",
-                stacklevel=2,
+            rank_zero_warn(
+                f"{name} was trained with bidirectional attention; set encoder.bidirectional: true"
             )
-        said = f"language model {name} ({report.model_type}, {report.kept_rows} embeddings of the base kept"
-        if self.pooling == "latent_attention":
-            if report.latent_attention:
-                load_latent_attention(self.pool, report.latent_attention)
-            said += ", its latent attention" if report.latent_attention else ", untrained latent attention"
-        return said + ")"
+        kept = f"{report.kept_rows} embeddings of the base kept"
+        self._started_from.append(f"language model {name} ({report.model_type}, {kept})")
+        if self.pooling != "latent_attention" or self.latent_attention.weights is not None or trained:
+            return
+        if report.latent_attention:
+            load_latent_attention(self.pool, report.latent_attention)
+            self._started_from.append("its latent attention")
+            return
+        self._started_from.append("a random latent attention")
+        rank_zero_warn(
+            f"{name} has no weights of a latent attention: pooling starts from random ones, where no "
+            "checkpoint replaces them; encoder.latent_attention.weights takes others"
+        )
 
     @property
     def model_type(self) -> str:
@@ -173,7 +192,7 @@ class MLLMEncoder(nn.Module):
         Raises:
             UserError: If it is not known and cannot be found out.
         """
-        return family_of(self._config, self.loading.parts)
+        return family_of(self._config, self.loading.parts, trust_remote_code=self.loading.trust_remote_code)
 
     @cached_property
     def input_processor(self) -> InputProcessor:
@@ -290,11 +309,16 @@ class MLLMEncoder(nn.Module):
         return parameter_groups(self, self.family)
 
     def describe(self) -> str:
-        """Say what is loaded: base, type, parameters' type, revision, and a hash of the base's weights."""
+        """Say what is loaded: base, type, parameters' type, revision, and a hash of the base's weights.
+
+        Raises:
+            RuntimeError: If the encoder was not loaded.
+        """
+        self._require_loaded()
         revision = getattr(self._config, "_commit_hash", None) or self.loading.revision
         facts = [self._config.model_type, self.loading.dtype, f"{self.loading.attention} attention"]
         facts += [f"revision {revision}"] if revision else []
-        facts += [self._swapped] if self._swapped else []
+        facts += self._started_from
         facts.append(f"weights {self.base_fingerprint}")
         return f"{self.base} ({', '.join(facts)})"
 
@@ -330,9 +354,7 @@ class MLLMEncoder(nn.Module):
 
     def embedding_hash(self) -> str:
         """Return a hex digest of all that decides an embedding: :meth:`weights_hash`, and the settings."""
-        settings = saving.settings_of(self)
-        settings.pop("base")  # where its weights lie decides nothing
-        facts = json.dumps([self.weights_hash(), settings], sort_keys=True)
+        facts = json.dumps([self.weights_hash(), saving.facts_of(self)], sort_keys=True)
         return blake2b(facts.encode(), digest_size=16).hexdigest()
 
     def save_pretrained(self, folder: Path) -> None:
@@ -340,14 +362,29 @@ class MLLMEncoder(nn.Module):
         saving.save(self, folder)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> Self:
+    def from_pretrained(
+        cls,
+        folder: Path,
+        base: str | None = None,
+        language_model: str | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> Self:
         """Load an encoder that :meth:`save_pretrained` wrote, base included.
+
+        Args:
+            folder: Where it was written.
+            base: Where the base model is now, a folder or a hub name; ``None``: where it was.
+            language_model: The same of the language model that was put into the base.
+            trust_remote_code: Whether Python code that comes with the base is executed. A saved encoder never
+                grants that. Leave it at false unless you have read that code.
 
         Raises:
             UserError: If files are missing or damaged, the base is another one than that trained from, or the
                 weights are not exactly those that the settings call for.
         """
-        encoder = cls(**saving.read_settings(folder)[0])
+        arguments = saving.saved_arguments(folder, base, language_model, trust_remote_code=trust_remote_code)
+        encoder = cls(**arguments)
         encoder.load_saved(folder)
         return encoder
 
@@ -359,11 +396,12 @@ class MLLMEncoder(nn.Module):
         """
         settings, base_fingerprint = saving.read_settings(folder)
         saving.check_settings(self, type(self)(**settings), folder)
-        self.load()  # first: it downloads what a hub name stands for
+        self._load(trained=True)  # first: it downloads what a hub name stands for
         if self.base_fingerprint != base_fingerprint:
             raise UserError(
                 f"{folder}: was trained from other weights than those of {self.base!r} (fingerprint "
-                f"{base_fingerprint}, found {self.base_fingerprint}); give the base it belongs to"
+                f"{base_fingerprint}, found {self.base_fingerprint}); give the base it belongs to, as base "
+                "(--base on the command line)"
             )
         self.load_trained(folder / saving.WEIGHTS)
 

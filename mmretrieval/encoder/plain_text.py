@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -11,11 +12,13 @@ class PlainText:
 
     Args:
         tokenizer: A fast tokenizer.
+        more: Ids of tokens that have a meaning to the model, whether or not the tokenizer calls them special,
+            as that of the image token.
     """
 
-    def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers' fast tokenizers are not typed
+    def __init__(self, tokenizer: Any, more: Iterable[int] = ()) -> None:  # noqa: ANN401 - transformers' fast tokenizers are not typed
         self._tokenizer = tokenizer
-        self._special = re.compile("|".join(map(re.escape, special_tokens(tokenizer))))
+        self._special = re.compile("|".join(map(re.escape, special_tokens(tokenizer, more))))
 
     def of(self, text: str) -> str:
         """Take special tokens (``<image>``, ``</s>``) apart by a blank, so that no text can forge one."""
@@ -32,11 +35,13 @@ class PlainText:
         return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
 
 
-def special_tokens(tokenizer: Any) -> list[str]:  # noqa: ANN401
+def special_tokens(tokenizer: Any, more: Iterable[int] = ()) -> list[str]:  # noqa: ANN401
     """Return the tokens with a meaning to the model, longest first; added plain words, as Gemma's, are none.
 
     Args:
         tokenizer: A fast tokenizer.
+        more: Ids of further ones, whether or not the tokenizer calls them special.
     """
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
+    found = added | set(tokenizer.all_special_tokens) | set(tokenizer.convert_ids_to_tokens(list(more)))
+    return sorted(found, key=len, reverse=True)

@@ -135,7 +135,7 @@ class InputProcessor:
         self._max_pixels = max_pixels
         self._frame = frame
         self._opening = list(opening)
-        self._plain = PlainText(tokenizer)
+        self._plain = PlainText(tokenizer, (placeholder_id, image_token_id))
 
     def queries(self, queries: Sequence[Query]) -> EncoderInputs:
         """Prepare queries.
@@ -193,12 +193,15 @@ class InputProcessor:
     ) -> tuple[list[int], list[bool]]:
         """Tokens of one prompt with its picture's in their place, and which of them pooling may read."""
         first, last = prompt.instruction
+        opened, closed = self._place_of_picture(prompt)
         tokens = [] if picture else list(self._opening)
         read = [True] * len(tokens)
         for token, (start, stop) in zip(ids, offsets, strict=True):
-            if token == self._placeholder_id:
-                tokens += picture
-                read += [True] * len(picture)
+            if token in (self._placeholder_id, self._image_token_id):
+                # Elsewhere it is a text's, where the tokenizer normalises what it reads, and left out.
+                if token == self._placeholder_id and start < closed and stop > opened:
+                    tokens += picture
+                    read += [True] * len(picture)
             else:
                 tokens.append(token)
                 read.append(not (first <= start < stop <= last))
@@ -206,6 +209,11 @@ class InputProcessor:
             tokens.append(self._tokenizer.eos_token_id)
             read.append(True)
         return tokens, read
+
+    def _place_of_picture(self, prompt: _Prompt) -> tuple[int, int]:
+        """Where in a prompt's text the markup of its picture begins and ends; empty without a picture."""
+        start = len(prompt.before)
+        return start, start + len(self._markup) * (prompt.content.image is not None)
 
     def _padded(
         self, rows: Sequence[tuple[list[int], list[bool]]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,12 @@ FORMAT_VERSION = 2
 BESIDE = "."
 """The base of a retriever whose folder has its base model too."""
 
+_LOADERS_OWN = {"loading": "trust_remote_code", "latent_attention": "weights"}
+"""Keys by group that a saved file never decides.
+
+Whether code of others runs is for whoever loads it; and where pooling once started is not where it ended.
+"""
+
 _PLAIN = ("base", "max_text_tokens", "bidirectional", "pooling", "projection")
 _GROUPS: dict[str, Callable[..., Any]] = {
     "loading": Loading,
@@ -46,9 +52,9 @@ def save(encoder: MLLMEncoder, folder: Path) -> None:
     A base model in the same folder is named by :data:`BESIDE`, so that the folder can be moved.
     """
     settings = settings_of(encoder)
-    settings["loading"].pop("trust_remote_code")  # a saved file must not grant it
-    if encoder.base == str(folder):
-        settings["base"] = BESIDE
+    settings["base"] = BESIDE if encoder.base == str(folder) else _absolute(encoder.base)
+    if encoder.loading.language_model is not None:
+        settings["loading"]["language_model"] = _absolute(encoder.loading.language_model)
     head = {"format_version": FORMAT_VERSION, "base_fingerprint": encoder.base_fingerprint}
     save_file(encoder.trained_state(), folder / WEIGHTS)
     (folder / SETTINGS).write_text(json.dumps(head | settings, indent=1) + "\n")
@@ -60,7 +66,22 @@ def settings_of(encoder: MLLMEncoder) -> dict[str, Any]:
     for name in _GROUPS:
         group = getattr(encoder, name)
         settings[name] = None if group is None else asdict(group)
+        if name in _LOADERS_OWN:
+            settings[name].pop(_LOADERS_OWN[name])
     return settings
+
+
+def facts_of(encoder: MLLMEncoder) -> dict[str, Any]:
+    """Return the settings without the places that weights come from, whose fingerprints tell them apart."""
+    settings = settings_of(encoder)
+    settings.pop("base")
+    settings["loading"].pop("language_model")
+    return settings
+
+
+def _absolute(place: str) -> str:
+    """A folder's whole path, so that it is found from everywhere on this machine; hub names as they are."""
+    return str(Path(place).resolve()) if Path(place).is_dir() else place
 
 
 def check_settings(encoder: MLLMEncoder, saved: MLLMEncoder, folder: Path) -> None:
@@ -82,6 +103,42 @@ def check_settings(encoder: MLLMEncoder, saved: MLLMEncoder, folder: Path) -> No
             f"{folder}: was saved with other settings than encoder.{'; encoder.'.join(differing)}; give the "
             "same ones, or take the saved encoder with --model.init_args.encoder null"
         )
+
+
+def saved_arguments(
+    folder: Path,
+    base: str | None = None,
+    language_model: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Return the arguments of the saved encoder, with what its loader decides.
+
+    Args:
+        folder: A folder that :func:`save` wrote.
+        base: Where the base model is now; ``None``: where it was.
+        language_model: Where the language model is now that was put into it; ``None``: where it was.
+        trust_remote_code: Whether Python code that comes with the base is executed.
+
+    Raises:
+        UserError: As :func:`read_settings`; or if a folder is not any more where it was.
+    """
+    settings, _ = read_settings(folder)
+    changes: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if base is not None:
+        settings["base"] = base
+    if language_model is not None:
+        if settings["loading"].language_model is None:
+            raise UserError(f"{folder}: was trained without another language model; leave language_model out")
+        changes["language_model"] = language_model
+    settings["loading"] = replace(settings["loading"], **changes)
+    for name, place in (("base", settings["base"]), ("language_model", settings["loading"].language_model)):
+        if place is not None and Path(place).is_absolute() and not Path(place).is_dir():
+            raise UserError(
+                f"{folder}: its {name} {place} is not there; say where it is now as {name} "
+                "(--base on the command line); its fingerprint tells whether it is the same"
+            )
+    return settings
 
 
 def adapter_folder(path: Path) -> Path:
@@ -120,10 +177,9 @@ def _group(path: Path, name: str, make: Callable[..., Any], values: Any) -> Any:
     if unknown := sorted(set(values) - known):
         raise UserError(f"{path}: {name} has unknown keys: {', '.join(unknown)}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    if name == "loading":
-        values.pop("trust_remote_code", None)
-        if values.get("parts") is not None:
-            values["parts"] = _group(path, "loading.parts", Parts, values["parts"])
+    values.pop(_LOADERS_OWN.get(name, ""), None)
+    if name == "loading" and values.get("parts") is not None:
+        values["parts"] = _group(path, "loading.parts", Parts, values["parts"])
     try:
         return make(**values)
     except (TypeError, ValueError) as error:

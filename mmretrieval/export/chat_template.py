@@ -57,7 +57,8 @@ def chat_template(encoder: MLLMEncoder, after_picture: str = "") -> str:
     """
     templates, processor = encoder.templates, encoder.processor
     before, behind = templates.instruction.format(instruction=_MARK).split(_MARK)
-    markup = encoder.family.markup.format(image=getattr(processor, encoder.family.placeholder))
+    placeholder = getattr(processor, encoder.family.placeholder)
+    markup = encoder.family.markup.format(image=placeholder)
     eos = processor.tokenizer.eos_token if templates.eos else ""
     texts = {
         "BEFORE": before,
@@ -66,7 +67,9 @@ def chat_template(encoder: MLLMEncoder, after_picture: str = "") -> str:
         "CANDIDATE": templates.candidate,
         "PICTURE": markup + after_picture + templates.after_image,
         "END": templates.end + eos,
-        "SPECIAL": special_tokens(processor.tokenizer),
+        "SPECIAL": special_tokens(
+            processor.tokenizer, [processor.tokenizer.convert_tokens_to_ids(placeholder)]
+        ),
     }
     return re.sub("@([A-Z]+)@", lambda place: _literal(texts[place[1]]), _TEMPLATE.strip())
 

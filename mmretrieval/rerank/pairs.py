@@ -61,7 +61,7 @@ class PairProcessor:
         self._tokenizer, self._bank, self._markup = tokenizer, bank, markup
         self._placeholder_id, self._image_token_id = placeholder_id, image_token_id
         self._frame, self._max_text_tokens, self._opening = frame, max_text_tokens, list(opening)
-        self._plain, self._share = PlainText(tokenizer), share
+        self._plain, self._share = PlainText(tokenizer, (placeholder_id, image_token_id)), share
 
     def __call__(self, prompt: str, query: Query, candidates: Sequence[Candidate]) -> Pairs:
         """Write the prompts of a query with K candidates, one each.

@@ -117,7 +117,7 @@ class ZeroShotReranker(nn.Module):
     @cached_property
     def family(self) -> Family:
         """What is to know of the model's family."""
-        return family_of(self._config, self.loading.parts)
+        return family_of(self._config, self.loading.parts, trust_remote_code=self.loading.trust_remote_code)
 
     @property
     def answer_ids(self) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ def demo(
     model: Path | None = None,
     reranker: str = "embedded",
     device: str = "auto",
+    base: str | None = None,
+    trust_remote_code: bool = False,
     host: str = "127.0.0.1",
     port: int = 7860,
 ) -> None:
@@ -24,6 +26,8 @@ def demo(
         model: The retriever, where it is not any more where it was.
         reranker: The MLLM that reorders where that is asked for; 'embedded' is the small one that ships.
         device: cpu, cuda, or auto for cuda where there is one.
+        base: Where the retriever's base model is now, where it is not any more where it was in training.
+        trust_remote_code: Whether Python code that comes with the base model is executed; read it before.
         host: Address to listen on; by default only this machine reaches the page.
         port: Port to listen on.
     """
@@ -36,7 +40,8 @@ def demo(
     gradio()  # an error before anything is loaded
     with Collection.open(index) as collection:
         folder = model or Path(collection.settings.model)
-        searcher = Searcher(collection, load_retriever(folder, device))
+        retriever = load_retriever(folder, device, base=base, trust_remote_code=trust_remote_code)
+        searcher = Searcher(collection, retriever)
         page = Page(searcher, lambda: load_reranker(reranker, device), read_mistakes(folder))
         print(f"http://{host}:{port}" + ("" if _is_loopback(host) else ", open to everybody who reaches it"))
         serve(page, host, port)

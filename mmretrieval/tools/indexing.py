@@ -22,6 +22,8 @@ def index(
     passage_words: int = 100,
     batch_size: int = 64,
     device: str = "auto",
+    base: str | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Embed the texts and pictures of a folder, or bring their index up to date.
 
@@ -39,6 +41,8 @@ def index(
         passage_words: Longer texts are cut into passages of at most so many words.
         batch_size: Contents that are embedded and written at a time.
         device: cpu, cuda, or auto for cuda where there is one.
+        base: Where the retriever's base model is now, where it is not any more where it was in training.
+        trust_remote_code: Whether Python code that comes with the base model is executed; read it before.
     """
     # They take seconds, which other sub-commands need not wait for.
     from mmretrieval.collection.catalogue import FILE
@@ -54,7 +58,7 @@ def index(
             raise UserError("--model: give the retriever, a training run or an exported one, for a new index")
         with Collection.open(out) as known:
             model = Path(known.settings.model)
-    retriever = load_retriever(model, device)
+    retriever = load_retriever(model, device, base=base, trust_remote_code=trust_remote_code)
     settings = Settings(
         source=str(source.resolve()),
         model=str(model.resolve()),

@@ -29,6 +29,8 @@ def mteb(
     device: str = "cpu",
     batch_size: int = 32,
     dim: int | None = None,
+    base: str | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Evaluate a trained retriever on tasks of mteb, which loads their data from the Hugging Face hub.
 
@@ -42,17 +44,19 @@ def mteb(
         device: Where to compute.
         batch_size: Inputs a forward pass.
         dim: Keep the first so many dimensions of each embedding.
+        base: Where the retriever's base model is now, where it is not any more where it was in training.
+        trust_remote_code: Whether Python code that comes with the base model is executed; read it before.
     """
     # They take seconds, which other sub-commands need not wait for.
     from mmretrieval.export.mteb_evaluation import evaluate, tasks_named
-    from mmretrieval.retriever import Retriever
+    from mmretrieval.tools.retrievers import load_retriever
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise UserError(f"tasks: {tasks!r} names none; give names of mteb's tasks, separated by commas")
     chosen = {} if instructions is None else _instructions(instructions)
     found = tasks_named(names)
-    retriever = Retriever.from_pretrained(run, device, batch_size, dim)
+    retriever = load_retriever(run, device, batch_size, dim, base, trust_remote_code=trust_remote_code)
     folder = run / "mteb" if out is None else out
     scores = evaluate(retriever.for_mteb(chosen), found, folder, batch_size)
     Console().print(_table(scores))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,19 +11,35 @@ if TYPE_CHECKING:
     from mmretrieval.retriever import Retriever
 
 
-def load_retriever(folder: Path, device: str) -> Retriever:
-    """Load a retriever.
+def load_retriever(
+    folder: Path,
+    device: str,
+    batch_size: int = 32,
+    dim: int | None = None,
+    base: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Retriever:
+    """Load a retriever, and say on stderr what was loaded.
 
     Args:
         folder: A training run, or an exported retriever.
         device: cpu, cuda, or auto for cuda where there is one.
+        batch_size: Contents a forward pass.
+        dim: Keep the first so many dimensions of each embedding.
+        base: Where its base model is now; where it was in training by default.
+        trust_remote_code: Whether Python code that comes with the base model is executed.
 
     Raises:
         UserError: If there is none, or it cannot be used.
     """
     from mmretrieval.retriever import Retriever
 
-    return Retriever.from_pretrained(folder, device_of(device))
+    loaded = Retriever.from_pretrained(
+        folder, device_of(device), batch_size, dim, base, trust_remote_code=trust_remote_code
+    )
+    print(loaded.describe(), file=sys.stderr)
+    return loaded
 
 
 def load_reranker(base: str, device: str) -> ZeroShotReranker:

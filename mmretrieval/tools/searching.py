@@ -31,6 +31,8 @@ def search(
     reranker: str = "embedded",
     model: Path | None = None,
     device: str = "auto",
+    base: str | None = None,
+    trust_remote_code: bool = False,
     json: bool = False,
 ) -> None:
     """Find the items of an index that are nearest to a text, a picture, or both.
@@ -46,6 +48,8 @@ def search(
         reranker: The MLLM, a folder or hub name; 'embedded' is the small one that ships.
         model: The retriever, where it is not any more where it was.
         device: cpu, cuda, or auto for cuda where there is one.
+        base: Where the retriever's base model is now, where it is not any more where it was in training.
+        trust_remote_code: Whether Python code that comes with the base model is executed; read it before.
         json: Whether to print JSON instead of a table.
     """
     # They take seconds, which other sub-commands need not wait for.
@@ -58,7 +62,9 @@ def search(
     asked = _query(text, image)
     wanted = MODALITIES if modality is None else (Modality(modality),)
     with Collection.open(index) as collection:
-        searcher = Searcher(collection, load_retriever(model or Path(collection.settings.model), device))
+        folder = model or Path(collection.settings.model)
+        retriever = load_retriever(folder, device, base=base, trust_remote_code=trust_remote_code)
+        searcher = Searcher(collection, retriever)
         hits = searcher.search(asked, k, wanted, instruction)
         if rerank:
             hits = searcher.rerank(asked, hits, load_reranker(reranker, device))

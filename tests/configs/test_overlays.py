@@ -1,5 +1,8 @@
 """Every overlay in configs/model and configs/pooling, with a tiny stand-in for its weights."""
 
+import re
+from inspect import signature
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -139,3 +142,13 @@ def test_hardware_overlays_are_understood(hardware, capsys):
 def test_the_cpu_overlay_runs(tmp_path, loaded):
     dry("hardware/cpu.yaml", tmp_path)
     assert len(loaded) == 1
+
+
+def test_every_key_of_the_encoder_that_the_readme_lists_is_there():
+    lines = (CONFIGS.parent / "README.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index("| key of the encoder | what |") + 2
+    rows = list(takewhile(lambda line: line.startswith("|"), lines[start:]))
+    keys = [key for row in rows for key in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    assert len(keys) > 5
+    known = set(signature(MLLMEncoder).parameters)
+    assert [key for key in keys if key not in known] == []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from encoders import make, perturb
 from tiny_families import FAMILIES as TINY
 from tiny_families import make_tiny
+from torch.optim import AdamW
 
 from mmretrieval.content import Candidate, Content
 from mmretrieval.encoder.chunks import Chunks, rows_of
@@ -17,6 +20,8 @@ from mmretrieval.encoder.pictures import PictureOptions
 from mmretrieval.encoder.prompts import Templates
 from mmretrieval.encoder.vision import picture_features
 from mmretrieval.errors import UserError
+from mmretrieval.loss import InfoNCE
+from mmretrieval.module import UniversalRetriever
 
 WITH_BOTH_DIRECTIONS = ("paligemma",)  # by design
 
@@ -163,16 +168,24 @@ def test_pictures_are_seen_once_each_and_the_head_never_runs(folder, contents):
     assert encoder._config.get_text_config().vocab_size not in widths
 
 
-def test_training_changes_adapters_and_projector_alone(folder, contents):
-    encoder = perturb(make(folder)).train()
+def test_a_step_changes_adapters_and_projector_and_no_bit_of_the_rest(folder, contents):
+    module = UniversalRetriever(perturb(make(folder)), InfoNCE(), optimizer=partial(AdamW, weight_decay=0.1))
+    encoder = module.encoder.train()
     family = encoder.family
+    optimizer = module.configure_optimizers()["optimizer"]
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     encoder(inputs_of(encoder, contents))[:, 0].sum().backward()
-    for name, parameter in encoder.named_parameters():
+    optimizer.step()
+    parameters = dict(encoder.named_parameters())
+    for name, tensor in encoder.state_dict().items():
         inside = name.removeprefix("core.")
         adapter = inside.startswith(f"{family.language_model}.") and "lora_" in inside
         projector = any(inside.startswith(f"{part}.") for part in family.projectors)
-        assert parameter.requires_grad == (adapter or projector), name
-        assert (parameter.grad is not None) == parameter.requires_grad, name
+        changes = name in parameters and (adapter or projector)
+        assert torch.equal(tensor, before[name]) != changes, name
+        if name in parameters:
+            assert parameters[name].requires_grad == changes, name
+            assert (parameters[name].grad is not None) == changes, name
 
 
 def test_a_batch_without_pictures_gives_every_trained_parameter_a_gradient(folder, contents):

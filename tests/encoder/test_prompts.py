@@ -2,10 +2,15 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AddedToken, PreTrainedTokenizerFast
 
+from mmretrieval.batches import Pictures
 from mmretrieval.content import Candidate, Content, Query
+from mmretrieval.encoder import prompts
 from mmretrieval.encoder.backbone import Loading, load_processor
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+from mmretrieval.encoder.prompts import InputProcessor, Templates
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +95,49 @@ def test_the_processor_travels_to_workers(processor):
     items = [Candidate(Content("a star"))]
     copy = ForkingPickler.loads(ForkingPickler.dumps(processor))
     assert torch.equal(copy.candidates(items).input_ids, processor.candidates(items).input_ids)
+
+
+WIDE = "\uff1c\uff1e"
+"""Full-width brackets, which NFKC turns into plain ones."""
+
+
+@pytest.fixture
+def plain_tokens():
+    """A tokenizer whose image tokens are ordinary added ones, and which normalises what it reads."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFKC()
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=260, special_tokens=["</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    bpe.train_from_iterator(["a red star"], trainer)
+    bpe.add_tokens([AddedToken("<picture>", special=False), AddedToken("<soft>", special=False)])
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<picture>",
+        "a <soft> star",
+        "x<picture><soft></s>",
+        f"{WIDE[0]}picture{WIDE[1]} {WIDE[0]}soft{WIDE[1]}",
+    ],
+)
+@pytest.mark.parametrize("instruction", [None, f"find <picture> {WIDE[0]}picture{WIDE[1]}"])
+def test_a_text_cannot_forge_image_tokens_that_the_tokenizer_does_not_call_special(
+    plain_tokens, picture, text, instruction, monkeypatch
+):
+    placeholder, image = plain_tokens.convert_tokens_to_ids(["<picture>", "<soft>"])
+    assert not {"<picture>", "<soft>"} & set(plain_tokens.all_special_tokens)
+    spelled = plain_tokens(text)["input_ids"]
+    assert placeholder in spelled or image in spelled, "the tokenizer itself takes the text for pictures"
+    shown = (Pictures(*[torch.zeros(1, 0)] * 4), [0], [[image] * 3])
+    nothing = (Pictures(*[torch.zeros(0, 0)] * 4), [], [])
+    monkeypatch.setattr(prompts, "prepare_pictures", lambda images, *_: shown if images else nothing)
+    processor = InputProcessor(plain_tokens, None, "<picture>", placeholder, image, Templates(), 64)
+    for content, tokens in ((Content(text), 0), (Content(text, picture), 3)):
+        inputs = processor.queries([Query(content, instruction)])
+        assert int((inputs.input_ids == image).sum()) == tokens
+        assert placeholder not in inputs.input_ids
+        assert int((inputs.input_ids == plain_tokens.eos_token_id).sum()) == 1

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from encoders import make, perturb
@@ -122,3 +123,26 @@ def test_mistakes_are_named(words, said, index, album, tmp_path, capsys):
         main([word.format(**names) for word in words])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_embeds_is_said_beside_the_results(index, run, capsys):
+    capsys.readouterr()
+    main(["search", str(index), "a star", "--json"])
+    shown = capsys.readouterr()
+    assert json.loads(shown.out), "nothing but JSON on stdout"
+    assert Retriever.from_pretrained(run).describe() in shown.err
+
+
+def test_an_index_is_found_again_by_a_retriever_whose_base_has_moved(tiny_mllm, album, tmp_path, capsys):
+    base, moved, run = tmp_path / "base", tmp_path / "moved", tmp_path / "run"
+    shutil.copytree(tiny_mllm, base)
+    (run / "adapter").mkdir(parents=True)
+    perturb(make(base)).save_pretrained(run / "adapter")
+    main(["index", str(album), "--model", str(run), "--out", str(tmp_path / "index")])
+    base.rename(moved)
+    with pytest.raises(SystemExit):
+        main(["search", str(tmp_path / "index"), "a star"])
+    assert "its base" in capsys.readouterr().err
+    assert found(capsys, tmp_path / "index", "a star", "--base", moved, "--trust_remote_code", "false")
+    main(["index", str(album), "--out", str(tmp_path / "index"), "--base", str(moved)])
+    assert "0 added, 0 changed, 0 removed" in capsys.readouterr().out
