@@ -106,12 +106,14 @@ class InMilvus:
         if found is None:
             self.placed.forget_all()
             self.table.create(dim)
-        elif found != dim:
+            return
+        if found != dim:
             raise UserError(
                 f"{self.table.place}: the Milvus collection {self.table.name} has {found}-d vectors, "
                 f"those of {self.folder} are {dim}-d; it is of another index, remove it"
             )
-        elif self.table.count() != self.placed.count():
+        self.table.load()
+        if self.table.count() != self.placed.count():
             self._compare()
 
     def _compare(self) -> None:

@@ -256,6 +256,6 @@ def _client_class(*, lite: bool) -> Any:  # noqa: ANN401 - pymilvus is optional
     from pymilvus import MilvusClient
 
     # They print tracebacks of what is raised and named here anyway.
-    for name in ("milvus_lite", "pymilvus"):
+    for name in ("milvus_lite", "pymilvus", *(["grpc._server"] if lite else [])):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return MilvusClient

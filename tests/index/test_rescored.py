@@ -9,7 +9,7 @@ COUNT, DIM = 3_000, 48
 
 @pytest.fixture(scope="module")
 def vectors():
-    """Unit vectors in clusters, away from the origin as a model's are, most of them in the first dimensions."""
+    """Unit vectors in clusters away from the origin, most of their length in the first dimensions."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((100, DIM)) * np.linspace(2, 0.2, DIM) + 0.5
     drawn = centres[rng.integers(100, size=COUNT)] + 0.4 * rng.standard_normal((COUNT, DIM))
