@@ -95,15 +95,15 @@ class Catalogue:
 
     def facts(self) -> dict[str, str]:
         """What was written down about the collection."""
-        return dict(self._ask("SELECT name, value FROM facts"))
+        return dict(self.ask("SELECT name, value FROM facts"))
 
     def note(self, facts: Mapping[str, str]) -> None:
         """Write facts down, in place of those of the same names."""
-        self._many("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items())
+        self.many("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items())
 
     def states(self) -> dict[str, str]:
         """The state of each document, by key."""
-        return dict(self._ask("SELECT key, state FROM documents"))
+        return dict(self.ask("SELECT key, state FROM documents"))
 
     def rows_of(self, digests: Sequence[bytes]) -> dict[bytes, int]:
         """Row of each content that is known, by digest."""
@@ -111,29 +111,27 @@ class Catalogue:
         for first in range(0, len(digests), _AT_ONCE):
             asked = digests[first : first + _AT_ONCE]
             marks = ",".join("?" * len(asked))
-            found |= dict(self._ask(f"SELECT digest, row FROM contents WHERE digest IN ({marks})", asked))
+            found |= dict(self.ask(f"SELECT digest, row FROM contents WHERE digest IN ({marks})", asked))
         return found
 
     def add_contents(self, contents: Iterable[tuple[int, bytes, int]]) -> None:
         """Add contents that were embedded: row, digest, and code of the modality of each."""
-        self._many("INSERT INTO contents VALUES (?, ?, ?)", contents)
+        self.many("INSERT INTO contents VALUES (?, ?, ?)", contents)
 
     def put(self, key: str, state: str, entries: Iterable[Entry]) -> None:
         """Add a document, or replace it."""
         self.remove([key])
-        self._many("INSERT INTO documents (key, state) VALUES (?, ?)", [(key, state)])
+        self.many("INSERT INTO documents (key, state) VALUES (?, ?)", [(key, state)])
         rows = [(e.key, key, e.row, e.text, e.image) for e in entries]
-        self._many(
-            "INSERT INTO items VALUES (?, (SELECT number FROM documents WHERE key = ?), ?, ?, ?)", rows
-        )
+        self.many("INSERT INTO items VALUES (?, (SELECT number FROM documents WHERE key = ?), ?, ?, ?)", rows)
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove documents."""
-        self._many("DELETE FROM documents WHERE key = ?", [(key,) for key in keys])
+        self.many("DELETE FROM documents WHERE key = ?", [(key,) for key in keys])
 
     def contents(self) -> Contents:
         """All contents that a document has."""
-        found = self._ask(
+        found = self.ask(
             "SELECT row, modality FROM contents WHERE row IN (SELECT row FROM items) ORDER BY row"
         )
         table = np.array(found, np.int64).reshape(-1, 2)
@@ -141,7 +139,7 @@ class Catalogue:
 
     def all_rows(self) -> NDArray[np.int64]:
         """Rows of all contents, whether a document has them or not, ascending, ``(N,)``."""
-        return np.array(self._ask("SELECT row FROM contents ORDER BY row"), np.int64).reshape(-1)
+        return np.array(self.ask("SELECT row FROM contents ORDER BY row"), np.int64).reshape(-1)
 
     def digests_of(self, rows: NDArray[np.int64]) -> dict[int, tuple[bytes, int]]:
         """Digest and code of the modality of contents, by row."""
@@ -149,36 +147,38 @@ class Catalogue:
         for first in range(0, len(rows), _AT_ONCE):
             asked = rows[first : first + _AT_ONCE].tolist()
             marks = ",".join("?" * len(asked))
-            said = self._ask(f"SELECT row, digest, modality FROM contents WHERE row IN ({marks})", asked)
+            said = self.ask(f"SELECT row, digest, modality FROM contents WHERE row IN ({marks})", asked)
             found |= {row: (digest, modality) for row, digest, modality in said}
         return found
 
     def forget_unused(self, rows: NDArray[np.int64]) -> None:
         """Forget contents, but those that a document has."""
         unused = "DELETE FROM contents WHERE row = ? AND row NOT IN (SELECT row FROM items)"
-        self._many(unused, [(row,) for row in rows.tolist()])
+        self.many(unused, [(row,) for row in rows.tolist()])
 
     def items_of(self, row: int) -> list[Entry]:
         """The items of a content, by key."""
         asked = "SELECT key, row, text, image FROM items WHERE row = ? ORDER BY key"
-        return [Entry(*values) for values in self._ask(asked, [row])]
+        return [Entry(*values) for values in self.ask(asked, [row])]
 
     def image_of(self, key: str) -> str | None:
         """The picture's file of an item, if there are such an item and picture."""
-        found = self._ask("SELECT image FROM items WHERE key = ? AND image IS NOT NULL LIMIT 1", [key])
+        found = self.ask("SELECT image FROM items WHERE key = ? AND image IS NOT NULL LIMIT 1", [key])
         return str(found[0][0]) if found else None
 
     def counts(self) -> tuple[int, int, int]:
         """How many documents, items, and contents of theirs there are."""
         asked = "SELECT (SELECT COUNT(*) FROM documents), COUNT(*), COUNT(DISTINCT row) FROM items"
-        documents, items, contents = self._ask(asked)[0]
+        documents, items, contents = self.ask(asked)[0]
         return documents, items, contents
 
-    def _ask(self, statement: str, values: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg]
+    def ask(self, statement: str, values: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg]
+        """Run one statement and return its rows."""
         with self._named(), self._lock:
             return self._connection.execute(statement, values).fetchall()
 
-    def _many(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+    def many(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run one statement for each row of values."""
         with self._named(), self._lock:
             self._connection.executemany(statement, rows)
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from filelock import FileLock, Timeout
 
+from mmretrieval.collection.backends import backend_of
 from mmretrieval.collection.catalogue import FILE, Catalogue
 from mmretrieval.collection.documents import inside, scan
 from mmretrieval.collection.embedding import open_store
 from mmretrieval.collection.items import upright
 from mmretrieval.collection.settings import Settings
 from mmretrieval.collection.updating import Report, Updater
-from mmretrieval.collection.vectors import fill, searchable
 from mmretrieval.content import Content
 from mmretrieval.errors import UserError
-from mmretrieval.index.base import VectorIndex
+from mmretrieval.index.base import Searchable
 from mmretrieval.retriever import Retriever
 
 
@@ -38,6 +37,7 @@ class Collection:
     def __init__(self, folder: Path, catalogue: Catalogue, settings: Settings) -> None:
         self.folder, self.catalogue, self.settings = folder, catalogue, settings
         self.store = open_store(folder, settings.embedding_hash)
+        self.backend = backend_of(settings, folder, catalogue, self.store)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -59,18 +59,25 @@ class Collection:
         """Open a collection and take over new settings, or make one.
 
         Raises:
-            UserError: If it is of another source or retriever, or the folder holds something else.
+            UserError: If it is of another source or retriever, the folder holds something else, or the
+                backend cannot be used; the settings are as they were then.
         """
         if not (folder / FILE).is_file():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise UserError(f"{folder}: holds something else; choose another folder for the index")
             folder.mkdir(parents=True, exist_ok=True)
         catalogue = Catalogue(folder / FILE)
-        found = Settings.read(catalogue, folder)
-        if found is not None:
-            _compare(found, settings, folder)
-        settings.write(catalogue)
-        return cls(folder, catalogue, settings)
+        try:
+            found = Settings.read(catalogue, folder)
+            if found is not None:
+                _compare(found, settings, folder)
+            collection = cls(folder, catalogue, settings)
+            collection.backend.check()
+            settings.write(catalogue)
+        except BaseException:
+            catalogue.close()
+            raise
+        return collection
 
     def __enter__(self) -> Self:
         return self
@@ -80,6 +87,7 @@ class Collection:
 
     def close(self) -> None:
         """Close the files."""
+        self.backend.close()
         self.catalogue.close()
 
     @property
@@ -112,13 +120,12 @@ class Collection:
                 threads or min(os.cpu_count() or 1, 8),
             )
             report = updater.update(scan(Path(self.settings.source)))
-            self._refill()
+            report.placed, report.displaced = self.backend.refresh()
         return report
 
-    def index(self) -> VectorIndex:
-        """The index over what the collection has now; labels are rows, groups are modality codes."""
-        index = searchable(self.settings)
-        return index if self.settings.milvus else fill(index, self.store, self.catalogue.contents().rows)
+    def index(self) -> Searchable:
+        """What searches what the collection has now; labels are rows, groups are modality codes."""
+        return self.backend.searchable()
 
     def content(self, text: str | None, image: str | None) -> Content:
         """Read an item again, from the source.
@@ -139,9 +146,6 @@ class Collection:
                 f"{self.root / image}: cannot be read any more ({error}); bring the index up to date with "
                 f"'mmretrieval index {self.settings.source} --out {self.folder}'"
             ) from None
-
-    def _refill(self) -> None:
-        """Bring a database that searches up to date."""
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -175,8 +179,3 @@ def _compare(found: Settings, asked: Settings, folder: Path) -> None:
         raise UserError(
             f"{folder}: is the index of {found.source}, not of {asked.source}; choose another folder for it"
         )
-
-
-def with_search(settings: Settings, precision: str, dims: int | None, milvus: str | None) -> Settings:
-    """Settings that search otherwise; nothing is embedded again."""
-    return replace(settings, precision=precision, dims=dims, milvus=milvus)

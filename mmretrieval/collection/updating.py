@@ -43,6 +43,8 @@ class Report:
         recovered: Contents that a killed run had embedded.
         damaged: Documents that cannot be used, and why.
         ignored: Files that are neither text nor picture, by extension.
+        placed: Vectors that were put into a database.
+        displaced: Vectors that were taken out of it.
     """
 
     added: int = 0
@@ -53,6 +55,8 @@ class Report:
     recovered: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
+    placed: int = 0
+    displaced: int = 0
 
 
 class _Read(NamedTuple):

@@ -44,6 +44,15 @@ class Vectors(Protocol):
     def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
 
 
+class Searchable(Protocol):
+    """Finds labels of vectors, wherever these are; every :class:`VectorIndex` does."""
+
+    def search(
+        self, queries: FloatMatrix, k: int, groups: Iterable[int] | None = None
+    ) -> tuple[Scores, Labels]:
+        """Return what :meth:`VectorIndex.search` does."""
+
+
 class VectorIndex(ABC):
     """Finds the stored vectors with the largest inner product; knows labels, groups and vectors only.
 

@@ -72,6 +72,21 @@ class FaissIndex(VectorIndex):
         """Whether each group has an index of its own."""
         return self.factory == "Flat"
 
+    def train(self, sample: FloatMatrix) -> None:
+        """Train on vectors of all kinds that will be added, and not on the first of them only.
+
+        Args:
+            sample: Some of the vectors, ``(N, D)``.
+
+        Raises:
+            ValueError: If the index has vectors, or the shape or a number does not fit.
+        """
+        self._check(sample, "sample")
+        if len(self):
+            raise ValueError(f"The index was trained before its {len(self)} vectors were added.")
+        if not self.exhaustive:
+            self._part(0, sample.shape[1]).index.train(_contiguous(sample, "sample"))
+
     def _append(self, vectors: Vectors, labels: Labels, group: int) -> None:
         part = self._part(group, vectors.shape[1])
         if not part.index.is_trained:
