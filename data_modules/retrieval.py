@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from data_modules.collate import (
@@ -27,6 +28,7 @@ from data_modules.collate import (
     QueryDataset,
     TrainingDataset,
 )
+from data_modules.content_keys import candidate_contents, query_contents
 from data_modules.corpus import MANIFEST, VERSION, PackedCorpus, QuerySet
 from data_modules.encoding import EncodingTable, candidates_digest, queries_digest
 from data_modules.formats.mbeir import MBEIRReader
@@ -35,13 +37,17 @@ from data_modules.mixture import MixtureBatchSampler, MixtureSettings, Targets
 from data_modules.packing import pack, source_digest
 from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch
-from mmretrieval.content import MODALITIES
+from mmretrieval.content import MODALITIES, Candidate, Content
 from mmretrieval.encoder.provenance import Asked
 from mmretrieval.mining import NegativeTable
 
 Ints = npt.NDArray[np.int64]
 S = TypeVar("S")
 B = TypeVar("B")
+
+ENCODING_TOKENS: Final = 65_536
+"""Tokens of a batch to embed: those of 128 contents of 512 tokens."""
+_USUAL_SIZE = (640, 480)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +70,8 @@ class RetrievalDataModule(LightningDataModule):
         global_batch_size: Queries per step over all ranks, >= 1 and not fewer than ranks; the stream does not
             depend on the number of ranks then. ``None``: ``batch_size`` times ranks.
         encoding_batch_size: Contents per batch when embedding, >= 1.
+        encoding_tokens: Tokens per batch when embedding, about, with padding and pictures, >= 1; no more than
+            ``encoding_batch_size`` contents in any case. ``None``: any number.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         weights: Share of the samples that each task gets; every task is named, 0 skips one. ``None``: in
             proportion to their numbers of queries.
@@ -86,6 +94,7 @@ class RetrievalDataModule(LightningDataModule):
         batch_size: int = 64,
         global_batch_size: int | None = None,
         encoding_batch_size: int = 128,
+        encoding_tokens: int | None = ENCODING_TOKENS,
         num_workers: int = 0,
         weights: dict[str, float] | None = None,
         homogeneous: bool = False,
@@ -108,16 +117,22 @@ class RetrievalDataModule(LightningDataModule):
         )
         for name, value, lowest in (
             ("encoding_batch_size", encoding_batch_size, 1),
+            ("encoding_tokens", encoding_tokens, 1),
             ("num_workers", num_workers, 0),
         ):
-            if value < lowest:
+            if value is not None and value < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, found {value}.")
-        self.encoding_batch_size = encoding_batch_size
+        self.encoding_batch_size, self.encoding_tokens = encoding_batch_size, encoding_tokens
         self.num_workers = num_workers
         self.train_split = train_split
         self.train_pool = train_pool
         self._sampler: MixtureBatchSampler | None = None
         self._queries: dict[str, QuerySet] = {}
+
+    @property
+    def source(self) -> str:
+        """Which data these are, to tell their files from those of others; the same when contents change."""
+        return str(self.root.resolve())
 
     @property
     def packed_root(self) -> Path:
@@ -277,11 +292,16 @@ class RetrievalDataModule(LightningDataModule):
         corpus, made = self.corpus, CandidateDataset(self.corpus, wording)
         return EncodingTable(
             name=f"candidates{wording.candidate_suffix}",
+            source=self.source,
             digest=candidates_digest(corpus, wording),
             ids=corpus.candidate_ids,
             modalities=corpus.candidate_modalities,
             sizes=corpus.candidate_sizes,
+            pictures=corpus.candidate_images,
+            contents=lambda: candidate_contents(corpus, wording),
             batch_size=self.encoding_batch_size,
+            batch_tokens=self.encoding_tokens,
+            picture_tokens=lambda: picture_tokens(processor or self._processor()),
             make_loader=lambda batches, count: self._loader(
                 made, batches, CandidateCollate(processor or self._processor()), count
             ),
@@ -303,11 +323,16 @@ class RetrievalDataModule(LightningDataModule):
         queries = self.queries(split)
         return EncodingTable(
             name=f"{split} queries{wording.suffix}",
+            source=self.source,
             digest=queries_digest(queries, wording),
             ids=queries.ids.astype(np.bytes_),
             modalities=queries.modalities,
             sizes=queries.sizes,
+            pictures=queries.images,
+            contents=lambda: query_contents(queries, wording),
             batch_size=self.encoding_batch_size,
+            batch_tokens=self.encoding_tokens,
+            picture_tokens=lambda: picture_tokens(processor or self._processor()),
             make_loader=lambda batches, count: self._loader(
                 QueryDataset(queries, wording), batches, QueryCollate(processor or self._processor()), count
             ),
@@ -398,6 +423,16 @@ class ResumableDataLoader(DataLoader[Any]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: see :meth:`RetrievalDataModule.load_state_dict`."""
+
+
+def picture_tokens(processor: ContentProcessor) -> int:
+    """Return how many tokens a picture of a usual size takes.
+
+    Args:
+        processor: What makes model inputs of it.
+    """
+    usual = Candidate(Content(image=Image.new("RGB", _USUAL_SIZE)))
+    return int(processor.candidates([usual]).input_ids.shape[1])
 
 
 def worker_context(processor: ContentProcessor) -> BaseContext:

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 import data_modules
-from data_modules import EmbeddedDataModule, MBEIRDataModule, RetrievalDataModule
+from data_modules import EmbeddedDataModule, MBEIRDataModule, RetrievalDataModule, corpus
+from data_modules.formats.mbeir import MBEIRWriter
 from data_modules.formats.records import DataError
 from data_modules.packing import pack
 from data_modules.retrieval import cache_home
@@ -203,6 +204,38 @@ def test_loaders_embed_the_rows_asked_for_and_no_others(ready, fakes, workers):
     batches = list(module.query_table("test").loader(np.arange(len(queries))))
     found = {int(r): t for b in batches for r, t in zip(b.rows, fakes.texts_of(b.inputs), strict=True)}
     assert found == {r: f"{module.query_instruction('test', r)}|{queries.record(r).text}" for r in range(5)}
+
+
+def test_each_picture_is_decoded_once(known, tmp_path, fakes, monkeypatch):
+    candidates = [
+        known.CandidateRecord(f"3:{n + 1}", f"{n}" if n % 2 else None, f"pics/{n % 7}.png",
+                              known.BOTH if n % 2 else known.IMAGE)
+        for n in range(40)
+    ]  # fmt: skip
+    with MBEIRWriter(tmp_path / "data") as writer:
+        writer.write_instructions(known.INSTRUCTIONS)
+        writer.write_queries("train", [known.query("3:1", ("3:1",))])
+        writer.write_pool("global_train", candidates)
+        for number in range(7):
+            writer.write_image(f"pics/{number}.png", known.png("red", (number + 1, 2)))
+    pack(tmp_path / "data", tmp_path / "packed", progress=False)
+    decoded, decode = [], corpus.decode_image
+    monkeypatch.setattr(corpus, "decode_image", lambda data: decoded.append(data) or decode(data))
+    for size in (16, 2):  # a picture of six rows fits a batch, or does not
+        decoded.clear()
+        module = RetrievalDataModule(tmp_path / "packed", encoding_batch_size=size)
+        module.setup("validate")
+        module._processor = fakes.FakeProcessor
+        batches = list(module.predict_dataloader())
+        assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(40))
+        assert len(decoded) == len({*decoded}) == 7
+
+
+def test_a_picture_that_was_changed_is_read_as_it_was(packed):
+    data = corpus.PackedCorpus(packed)
+    row = int(data.candidate_images.max())
+    data.image(row).putpixel((0, 0), (1, 2, 3))
+    assert data.image(row).getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_sorting_reads_no_record(ready, monkeypatch):
