@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from data_modules.collate import (
     CandidateCollate,
@@ -255,8 +256,12 @@ class RetrievalDataModule(LightningDataModule):
         }
 
     def set_negatives(self, table: NegativeTable | None) -> None:
-        """Use mined negatives from the next epoch on; between epochs, or before training begins."""
+        """Use mined negatives from now on; between epochs, at a pause, or before training begins."""
         self.sampler.negatives = table
+
+    def set_pause(self, pause: Callable[[int], int] | None) -> None:
+        """Say how far batches may be read ahead within an epoch, see :attr:`MixtureBatchSampler.pause`."""
+        self.sampler.pause = pause
 
     def set_targets(self, targets: Targets | None) -> None:
         """Use a teacher's scores from the next epoch on; between epochs, or before training begins."""
@@ -416,6 +421,20 @@ class ResumableDataLoader(DataLoader[Any]):
     Its own way to keep their state loses it when ``estimated_stepping_batches`` is asked for
     (https://github.com/Lightning-AI/pytorch-lightning/issues/20550), so there is none here.
     """
+
+    @override
+    def __iter__(self) -> Any:
+        sampler = self.batch_sampler
+        if not isinstance(sampler, MixtureBatchSampler) or sampler.pause is None:
+            return super().__iter__()
+        return self._with_pauses(sampler)
+
+    def _with_pauses(self, sampler: MixtureBatchSampler) -> Iterator[Any]:
+        """The batches of an epoch; workers begin anew after a pause, when its next batch is asked for."""
+        while True:
+            yield from super().__iter__()
+            if not sampler.paused:
+                return
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: see :meth:`RetrievalDataModule.state_dict`."""

@@ -198,6 +198,9 @@ class FakeData(pl.LightningDataModule):
     def set_negatives(self, table):
         self.tables.append(table)
 
+    def set_pause(self, pause):
+        self.pause = pause
+
     def train_dataloader(self):
         return DataLoader(list(range(12)), batch_size=4)
 

@@ -152,6 +152,39 @@ def test_mined_negatives_are_columns_of_the_batch_that_holds_their_query(ready):
         assert set(batch.positive_keys[number].tolist()) == set(keys)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_negatives_that_change_at_a_pause_are_in_the_next_batch(ready, workers):
+    module = ready(num_workers=workers)
+    queries = module.queries("train")
+    usual = [batch.query_rows.tolist() for batch in module.train_dataloader()]
+    new, asked = table(queries, len(queries)), []
+
+    def pause(position):
+        asked.append(position)
+        return position + 3
+
+    module.set_pause(pause)
+    loader, found = module.train_dataloader(), []
+    for number, batch in enumerate(loader):
+        found.append(batch)
+        if number == 2:
+            module.set_negatives(new)
+        if number == 5:
+            module.set_negatives(None)
+    assert asked == [0, 3, 6]
+    assert [batch.query_rows.tolist() for batch in found] == usual
+    counts = [len(batch.negative_of) for batch in found]
+    assert counts == [0] * 3 + [6] * 3 + [0] * (len(usual) - 6)
+    module.set_negatives(new)
+    module.sampler.set_epoch(1)
+    assert [len(batch.negative_of) for batch in loader] == [6] * len(usual), "persistent workers go on"
+    state = module.sampler.state_at(1, 4)
+    module.sampler.load_state_dict(state)
+    asked.clear()
+    assert len(list(loader)) == len(usual) - 4
+    assert asked[0] == 4
+
+
 def test_homogeneous_batches_hold_one_task(ready):
     module = ready(homogeneous=True)
     task_of = module.queries("train").task_of
