@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, TypeVar, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -62,7 +63,10 @@ class RetrievalData(Protocol):
         """The queries of a split with their fixed instructions, or worded otherwise, to embed."""
 
     def set_negatives(self, table: NegativeTable) -> None:
-        """Take the negatives of the epochs that follow."""
+        """Take the negatives of the batches that follow."""
+
+    def set_pause(self, pause: Callable[[int], int] | None) -> None:
+        """Take how far training batches may be read ahead within an epoch."""
 
 
 def retriever_of(module: nn.Module) -> Retriever:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from hashlib import blake2b
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from callbacks.collaborators import retriever_of
+from callbacks.embedding_stores import copy_from_others, open_store, remove_store, write_rows
 from callbacks.resume_checkpoint import is_asked_here, stop_if_asked
 from data_modules.encoding import EncodingTable
 from mmretrieval.batches import EncodingBatch
@@ -48,8 +47,9 @@ def embed(
 
     The rows are cut into units of like cost, the most expensive first, and each is written as a shard when it
     is done. What the folder has already, of the same contents by the same weights and settings, is not
-    embedded again: after a kill only units under work are lost, and mining and evaluation share what both
-    need. Stores of the table by other weights are removed.
+    embedded again: after a kill only units under work are lost, mining and evaluation share what both need,
+    and when a pool gains candidates, or judgements change, only new contents are embedded. Stores of the same
+    data and table by other weights are removed, unless another process is using them.
 
     Ranks take units as they become free; those of a model that is sharded over ranks take turns and make the
     same number of steps, so that nobody waits for a rank that has finished. All ranks must see the folder.
@@ -69,12 +69,15 @@ def embed(
         SystemExit: If a signal asks the run to end.
     """
     folder = folder if folder is not None else Path(trainer.default_root_dir, "embeddings")
-    units = _units(table, rows)
-    store = _opened(trainer, module, table, folder, dtype)
-    missing = [left for unit in units if len(left := unit[~store.present(unit)])]
+    _check(table, rows)
+    store = open_store(trainer, module, table, folder, dtype)
+    missing = rows[~store.present(rows)]
     gather_sizes(len(missing), trainer.strategy.root_device)  # nobody writes before everybody has looked
-    if missing:
-        _embed_units(trainer, module, table, missing, store)
+    if len(missing):
+        new = missing[~copy_from_others(trainer, store, table, missing)]
+        _say(trainer, table, len(rows), len(missing), len(new))
+        if len(new):
+            _embed_units(trainer, module, table, _units(table, new), store)
         _await(store, rows, table)
     return store
 
@@ -106,56 +109,52 @@ def discard(trainer: Trainer, *stores: EmbeddingStore) -> None:
     if not trainer.is_global_zero:
         return
     for store in stores:
-        shutil.rmtree(store.folder, ignore_errors=True)
-        with suppress(OSError):  # not empty
-            store.folder.parent.rmdir()
+        remove_store(store)
 
 
-def _units(table: EncodingTable, rows: Rows) -> list[Rows]:
+class _Unit:
+    """Batches that one rank embeds and writes as a shard."""
+
+    def __init__(self, batches: list[list[int]]) -> None:
+        self.batches = batches
+        self.rows: Rows = np.concatenate([np.array(batch, np.int64) for batch in batches])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def _check(table: EncodingTable, rows: Rows) -> None:
     if not len(rows):
         raise ValueError(f"There are no {table.name} to embed: look at the split and its pools.")
-    ordered = table.by_cost(rows)
     if len(np.unique(rows)) < len(rows):
         raise ValueError(f"The rows of {table.name} to embed are not distinct: embed each row once.")
-    batches = -(-len(rows) // table.batch_size)
-    size = min(_UNIT_BATCHES, -(-batches // (_UNITS_PER_RANK * world_size()))) * table.batch_size
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def _opened(
-    trainer: Trainer, module: nn.Module, table: EncodingTable, folder: Path, dtype: str
-) -> EmbeddingStore:
-    """The store of the table by the module as it is now; rank 0 makes it and removes others."""
-    stamp = {
-        "table": table.name,
-        "contents": table.digest,
-        "retriever": retriever_of(module).embedding_hash(),
-        "dtype": dtype,
-    }
-    if getattr(retriever_of(module).encoder, "aligned", False):
-        stamp["aligned"] = "true"
-    slug = re.sub(r"[^a-z0-9]+", "-", table.name.lower())
-    path = folder / f"{slug}-{blake2b(repr(sorted(stamp.items())).encode(), digest_size=8).hexdigest()}"
-    if trainer.is_global_zero:
-        for other in folder.glob(f"{slug}-" + "?" * 16):
-            if other != path:
-                shutil.rmtree(other)
-        EmbeddingStore.create_or_open(path, stamp, dtype)
-    trainer.strategy.barrier("embedding store")
-    return EmbeddingStore.create_or_open(path, stamp, dtype)
+def _units(table: EncodingTable, rows: Rows) -> list[_Unit]:
+    batches = table.batches(table.by_cost(rows))
+    size = min(_UNIT_BATCHES, -(-len(batches) // (_UNITS_PER_RANK * world_size())))
+    return [_Unit(batches[start : start + size]) for start in range(0, len(batches), size)]
+
+
+def _say(trainer: Trainer, table: EncodingTable, count: int, missing: int, new: int) -> None:
+    if new < count:
+        trainer.print(
+            f"Embeddings of {table.name}: of {count:,}, {count - missing:,} are kept, {missing - new:,} have "
+            f"contents that are kept elsewhere, {new:,} are made now."
+        )
 
 
 def _embed_units(
     trainer: Trainer,
     module: nn.Module,
     table: EncodingTable,
-    units: Sequence[Rows],
+    units: Sequence[_Unit],
     store: EmbeddingStore,
 ) -> None:
     encoder, device = retriever_of(module).encoder, trainer.strategy.root_device
     with _claims(trainer, store) as claims:
         work = SharedWork(len(units), claims)
-        feed = _Feed(table, units, work)
+        feed = _Feed(units, work)
         writer = _Writer(table, units, feed.taken, store)
         together = claims is None and world_size() > 1
         steps = max(gather_sizes(feed.own_batches, device)) if together else None
@@ -197,34 +196,34 @@ def _claims(trainer: Trainer, store: EmbeddingStore) -> Iterator[Path | None]:
 class _Feed:
     """The batches of the units that this rank takes."""
 
-    def __init__(self, table: EncodingTable, units: Sequence[Rows], work: SharedWork) -> None:
+    def __init__(self, units: Sequence[_Unit], work: SharedWork) -> None:
         self.taken: deque[int] = deque()
         """Units that were taken and are not finished, in the order of their batches."""
-        self._table, self._units, self._work = table, units, work
+        self._units, self._work = units, work
 
     @property
     def own_batches(self) -> int:
         """How many batches this rank has; at most, if ranks take units as they please."""
         numbers = range(len(self._units)) if self._work.claims else self._work
-        return sum(-(-len(self._units[number]) // self._table.batch_size) for number in numbers)
+        return sum(len(self._units[number].batches) for number in numbers)
 
     def padded(self, steps: int | None) -> Iterator[list[int]]:
         """The batches; then, up to ``steps``, one for nothing, as other ranks still need this one."""
         done = 0
         for number in self._work:
             self.taken.append(number)
-            for batch in self._table.batches(self._units[number]):
+            for batch in self._units[number].batches:
                 done += 1
                 yield batch
         for _ in range(done, steps or 0):
-            yield self._table.batches(self._units[0])[0]
+            yield self._units[0].batches[0]
 
 
 class _Writer:
     """Collects the embeddings of a unit and writes them when it is complete."""
 
     def __init__(
-        self, table: EncodingTable, units: Sequence[Rows], taken: deque[int], store: EmbeddingStore
+        self, table: EncodingTable, units: Sequence[_Unit], taken: deque[int], store: EmbeddingStore
     ) -> None:
         self._table, self._units, self._taken, self._store = table, units, taken, store
         self._rows: list[Rows] = []
@@ -252,7 +251,7 @@ class _Writer:
             raise ValueError(f"The loader of {self._table.name} did not give all rows that were asked for.")
 
     def _write(self, number: int) -> None:
-        unit, rows = self._units[number], np.concatenate(self._rows)
+        unit, rows = self._units[number].rows, np.concatenate(self._rows)
         if not np.array_equal(np.sort(rows), np.sort(unit)):
             raise ValueError(
                 f"The loader of {self._table.name} gave other rows than those asked for, "
@@ -266,9 +265,7 @@ class _Writer:
                 f"that of {self._table.ids[rows[~finite][0]].decode()}: the weights have diverged, or the "
                 "precision is too low."
             )
-        name = blake2b(unit.tobytes(), digest_size=8).hexdigest()
-        ids, modalities = self._table.ids[rows], self._table.modalities[rows]
-        self._store.write(name, rows, ids, modalities, vectors)
+        write_rows(self._store, self._table, rows, vectors)
         self._taken.popleft()
         self._rows, self._vectors = [], []
 
@@ -287,7 +284,7 @@ def _await(store: EmbeddingStore, rows: Rows, table: EncodingTable) -> None:
 
 @contextmanager
 def _progress(
-    trainer: Trainer, table: EncodingTable, units: Sequence[Rows]
+    trainer: Trainer, table: EncodingTable, units: Sequence[_Unit]
 ) -> Iterator[Callable[[int], object]]:
     quiet = rank() > 0 or trainer.progress_bar_callback is None
     with tqdm(

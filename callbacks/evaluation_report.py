@@ -109,8 +109,12 @@ def _spread(done: EvaluationRound, names: list[str]) -> Iterator[list[str]]:
 def _failures(evaluation: RetrievalEvaluation, queries: QuerySet) -> Iterator[list[str]]:
     rankings, store = evaluation.rankings, evaluation.candidates
     for task, ranking in rankings.get(GLOBAL, rankings.get(LOCAL, {})).items():
-        kinds = Counter(failure.kind for failure in failures_of(queries, ranking, store)) if store else {}
-        yield [task, str(len(ranking.queries)), *(str(kinds.get(kind, 0)) for kind in KINDS)]
+        if store is None:  # a dry run keeps none
+            counts = ["-"] * len(KINDS)
+        else:
+            kinds = Counter(failure.kind for failure in failures_of(queries, ranking, store))
+            counts = [str(kinds[kind]) for kind in KINDS]
+        yield [task, str(len(ranking.queries)), *counts]
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.corpus import PackedCorpus, QuerySet
-from mmretrieval.index import EmbeddingStore
+from mmretrieval.index import EmbeddingStore, StaleEmbeddingsError
 from mmretrieval.metrics.ranked import Ranking
 
 WRONG_MODALITY, NEAR_DUPLICATE, OTHER = "wrong modality", "near duplicate", "other"
@@ -46,13 +46,21 @@ def failures_of(queries: QuerySet, ranking: Ranking, embeddings: EmbeddingStore)
 
     Raises:
         DataError: If a shard is damaged.
+        StaleEmbeddingsError: If candidates that were found are not among the embeddings.
     """
     asked = ranking.queries.tolist()
     known = {row for query in asked for row in queries.positives(query).tolist()}
     rows = np.array(sorted(known), np.int64)
     there = rows[embeddings.present(rows)]
     first = ranking.rows[:, 0]
-    looked_at = np.union1d(there, first[first >= 0])
+    shown = np.unique(first[first >= 0])
+    if gone := int((~embeddings.present(shown)).sum()):
+        raise StaleEmbeddingsError(
+            f"{embeddings.folder}: the embeddings of {gone} of {len(shown)} candidates that were found first "
+            "are gone, so failures cannot be told apart. Evaluate again, with a folder for embeddings that "
+            "nothing else removes from."
+        )
+    looked_at = np.union1d(there, shown)
     vectors = embeddings.vectors_of(looked_at)
     found = []
     for place, query in enumerate(asked):

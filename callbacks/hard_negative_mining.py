@@ -1,10 +1,10 @@
-"""Between epochs: search the pool with the current weights, mine negatives, and hand them to the data."""
+"""While training: search the pool with the current weights, mine negatives, and hand them to the data."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,11 +39,11 @@ from mmretrieval.mining.stamp import Scalar
 
 
 class HardNegativeMining(Callback):
-    """Mines modality-aware hard negatives between epochs (MM-Embed, https://arxiv.org/abs/2411.02571).
+    """Mines modality-aware hard negatives during training (MM-Embed, https://arxiv.org/abs/2411.02571).
 
     Embeds the training pool and the training queries with their fixed instruction, searches, mines, writes
     ``round_<n>.npz`` with a stamp of what it was mined from, and hands the negatives to the data module,
-    which uses them from the next epoch on. A resumed run reads the files of the rounds in use again and
+    which uses them from the next batch on. A resumed run reads the files of the rounds in use again and
     refuses one that was changed or belongs to other data or settings.
 
     Args:
@@ -52,6 +52,7 @@ class HardNegativeMining(Callback):
         subset: What a round looks at; everything by default.
         rounds_kept: Train with the negatives of so many rounds, at least 1, the newest first; a sample draws
             from all of them. With a ``subset`` of the queries, the others keep those of their last turn.
+            ``start`` counts as the round before the first.
         index: An empty index to search with, :class:`~mmretrieval.index.FaissIndex` by default; each rank
             fills a copy and searches its share of the queries.
         folder: Where the files go, ``negatives`` in the trainer's ``default_root_dir`` by default.
@@ -63,7 +64,8 @@ class HardNegativeMining(Callback):
             which are ``text:*``. A teacher that reads no pictures searches the texts of the pool. ``None``:
             it mines for all.
         start: A file of an earlier run to train with until the first round, as in the paper, which mines
-            with a first model and then trains a second one from the backbone.
+            with a first model and then trains a second one from the backbone. A resumed run refuses another
+            file, or none, while it still trains with these negatives.
         embeddings: Where embeddings are kept, see :func:`~callbacks.embedding.embed`.
         embedding_dtype: How they are kept: ``float32``, ``float16`` or ``bfloat16``.
 
@@ -103,8 +105,10 @@ class HardNegativeMining(Callback):
         self.reports: list[MiningRound] = []
         self.latest: NegativeTable | None = None
         """What the last round of this process mined."""
+        self._start: tuple[str, NegativeTable] | None = None  # hash and content of the file to begin with
         self._files: list[tuple[str, str]] = []  # path and hash of the rounds in use, the newest first
         self._started, self._spent = time.perf_counter(), 0.0  # of this process, in seconds
+        self._within_epoch = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -116,23 +120,63 @@ class HardNegativeMining(Callback):
         if len(self.index):
             raise MisconfigurationException(f"The index of mining must be empty, it holds {len(self.index)}.")
         if self.start is not None:
-            data.set_negatives(NegativeTable.load(self.start, _of_data(data)))
+            self._start = file_hash(self.start), NegativeTable.load(self.start, _of_data(data))
+            data.set_negatives(self._start[1])
         self.search.check(data.queries(data.train_split))
+        if self.schedule.every_n_steps is not None:
+            data.set_pause(lambda position: self._next_round(trainer, position))
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._spent = time.perf_counter(), 0.0
-        # In on_train_start, workers already prepare batches. A resumed run has files.
+        # In on_train_start, workers may prepare batches already. A resumed run has files.
         begins = trainer.global_step == 0 and not self._files and not is_dry_run(trainer)
         if self.schedule.before_training and begins:
             self.mine(trainer, pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        mined_at = self.reports[-1].step if self.reports else None
         epoch, last = trainer.current_epoch + 1, is_last_epoch(trainer)
-        if self.schedule.is_due(epoch, trainer.global_step, mined_at, last=last):
+        if self.schedule.is_due(epoch, trainer.global_step, last=last):
             self.mine(trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A checkpoint may have been written at the step of a round, before the round. Where rounds come by
+        # steps, nothing is read ahead before the first batch is asked for.
+        if trainer.global_step > 0:
+            self._mine_within(trainer, pl_module)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        over = batch_idx + 1 >= trainer.num_training_batches and is_last_epoch(trainer)
+        if not (over or trainer.should_stop or trainer.global_step == trainer.max_steps):
+            self._mine_within(trainer, pl_module)
+
+    def _mine_within(self, trainer: Trainer, module: LightningModule) -> None:
+        left = self._steps_left(trainer)
+        if left is not None and left <= 0:
+            self._within_epoch = True
+            try:
+                self.mine(trainer, module)
+            finally:
+                self._within_epoch = False
+
+    def _steps_left(self, trainer: Trainer) -> int | None:
+        return self.schedule.steps_left(trainer.global_step, self.reports[-1].step if self.reports else None)
+
+    def _next_round(self, trainer: Trainer, position: int) -> int:
+        """The first batch of the epoch that may come after the next round, from ``position`` on."""
+        every, left = trainer.accumulate_grad_batches, self._steps_left(trainer)
+        assert left is not None
+        return position - position % every + max(left, 1) * every
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,7 +202,7 @@ class HardNegativeMining(Callback):
         # What training uses is what stands in the files, on every rank.
         newest = self.latest = NegativeTable.load(path, _exactly(stamp))
         files = [(str(path), file_hash(path)), *self._files][: self.rounds_kept]
-        data.set_negatives(self._mixed(newest, [self._own(data, file) for file in files[1:]], files))
+        data.set_negatives(self._mixed(newest, {file[1]: self._own(data, file) for file in files[1:]}))
         self._files = files
         self._report(trainer, stamp, report, begin)
         log_histograms(trainer.loggers, histograms, trainer.global_step)
@@ -212,14 +256,20 @@ class HardNegativeMining(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # The first hook that knows the checkpoint. In on_train_start, workers already prepare batches.
+        # The first hook that knows the checkpoint. In on_train_start, workers may prepare batches already.
         state = checkpoint.get("callbacks", {}).get(self.state_key)
-        if trainer.state.fn == TrainerFn.FITTING and state and state["files"]:
-            data_of(trainer).set_negatives(self._restored(trainer, state))
+        if trainer.state.fn == TrainerFn.FITTING and state:
+            self._check_start(state)
+            if state["files"]:
+                data_of(trainer).set_negatives(self._restored(trainer, state))
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"files": list(self._files), "reports": [asdict(mined) for mined in self.reports]}
+        return {
+            "files": list(self._files),
+            "reports": [asdict(mined) for mined in self.reports],
+            "start": None if self._start is None else self._start[0],
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -230,13 +280,25 @@ class HardNegativeMining(Callback):
         """The negatives that the checkpoint's run was using."""
         data, last = data_of(trainer), state["reports"][-1]
         files = [(str(self._place(trainer, Path(path))), digest) for path, digest in state["files"]]
-        newest, *older = [self._own(data, file) for file in files]
+        newest, *older = (self._own(data, file) for file in files)
         if (newest.stamp.step, newest.stamp.round) != (last["step"], last["round"]):
             raise StaleNegativesError(
                 f"{files[0][0]} is round {newest.stamp.round} of step {newest.stamp.step}; the checkpoint "
                 f"was training with round {last['round']} of step {last['step']}."
             )
-        return self._mixed(newest, older, files)
+        hashes = [digest for _, digest in files[1:]]
+        return self._mixed(newest, dict(zip(hashes, older, strict=True)))
+
+    def _check_start(self, state: dict[str, Any]) -> None:
+        """Refuse to go on with other negatives to begin with, where they are still in use."""
+        here = None if self._start is None else self._start[0]
+        in_use = len(state["files"]) < self.rounds_kept
+        if "start" in state and in_use and state["start"] != here:  # earlier versions did not note it
+            raise StaleNegativesError(
+                f"start is {self.start} (hash {here}), the checkpoint was training with negatives of the "
+                f"hash {state['start']} to begin with: bring that file back, or start a new run from the "
+                "weights alone."
+            )
 
     def _place(self, trainer: Trainer, written: Path) -> Path:
         """Where a round's file is; a run folder that was moved as a whole still has it."""
@@ -263,13 +325,15 @@ class HardNegativeMining(Callback):
             )
         return table
 
-    def _mixed(
-        self, newest: NegativeTable, older: Sequence[NegativeTable], files: Sequence[tuple[str, str]]
-    ) -> NegativeTable:
+    def _mixed(self, newest: NegativeTable, older: dict[str, NegativeTable]) -> NegativeTable:
+        """The rounds in use, with what the run began with if there are fewer than may be."""
         if self.rounds_kept == 1:
             return newest
-        hashes = [digest for _, digest in files[1:]]
-        return merge_rounds(newest, dict(zip(hashes, older, strict=True)), self.rounds_kept)
+        if self._start is not None:
+            digest, table = self._start
+            before_first = replace(table.stamp, round=-1)
+            older = {**older, digest: table.with_columns(before_first, table.counts, table.columns)}
+        return merge_rounds(newest, older, self.rounds_kept)
 
     def _settings(self, data: RetrievalData) -> dict[str, Scalar]:
         names = {"pool": data.train_pool, "split": data.train_split}
@@ -284,7 +348,8 @@ class HardNegativeMining(Callback):
         seconds = now - begin
         self._spent += seconds
         share = self._spent / max(now - self._started, self._spent)
-        mined = MiningRound(stamp.round, trainer.current_epoch + 1, stamp.step, seconds, share, report)
+        epochs = trainer.current_epoch + (not self._within_epoch)
+        mined = MiningRound(stamp.round, epochs, stamp.step, seconds, share, report)
         self.reports.append(mined)
         for logger in trainer.loggers:
             logger.log_metrics(mined.scalars(), step=trainer.global_step)

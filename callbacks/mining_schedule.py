@@ -15,13 +15,13 @@ Rows = NDArray[np.int64]
 class MiningSchedule:
     """When to mine.
 
-    Rounds come at ends of epochs, as nothing is trained there. Short epochs (the data module's
-    ``batches_per_epoch``) make rounds as frequent as wanted: queries go on where the epoch before ended.
+    Rounds come at ends of epochs, or after a number of steps wherever that is in an epoch.
 
     Args:
         every_n_epochs: Mine after every n-th epoch, at least 1; ``None``: never while training goes on.
-        every_n_steps: Mine only where so many optimizer steps were done since the last round, at least 1;
-            ``None``: however many.
+        every_n_steps: Mine when so many optimizer steps were done since the last round, at least 1, in the
+            middle of an epoch as well; ends of epochs have no meaning then. The next batch has the new
+            negatives. ``None``: ``every_n_epochs`` decides.
         first_step: Mine only from this step on, at least 0: until then, training has no mined negatives.
         after_training: Mine after the last epoch, too, for another run to train with.
         before_training: Mine before the first step, too, where weights are trained already, as in stage 2.
@@ -45,26 +45,40 @@ class MiningSchedule:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
+        if self.every_n_steps is not None and self.every_n_epochs not in (None, 1):
+            raise ValueError(
+                f"every_n_steps is {self.every_n_steps} and every_n_epochs {self.every_n_epochs}: "
+                "give one of them."
+            )
         if self.first_step < 0:
             raise ValueError(f"first_step must be at least 0, found {self.first_step}.")
 
-    def is_due(self, epoch: int, step: int, mined_at: int | None, *, last: bool) -> bool:
-        """Whether to mine now.
+    def is_due(self, epoch: int, step: int, *, last: bool) -> bool:
+        """Whether to mine now, at the end of an epoch.
 
         Args:
             epoch: How many epochs are finished.
             step: How many optimizer steps are done.
-            mined_at: The step of the last round; ``None`` before the first.
             last: Whether training is over.
         """
         if self.at_steps is not None:
             return step in self.at_steps
         if last:
             return self.after_training
-        if self.every_n_epochs is None:
+        if self.every_n_epochs is None or self.every_n_steps is not None:
             return False
-        waited = self.every_n_steps is None or step - (mined_at or 0) >= self.every_n_steps
-        return epoch % self.every_n_epochs == 0 and step >= self.first_step and waited
+        return epoch % self.every_n_epochs == 0 and step >= self.first_step
+
+    def steps_left(self, step: int, mined_at: int | None) -> int | None:
+        """Steps until the next round, 0 or less if it is due; ``None`` if steps do not count.
+
+        Args:
+            step: How many optimizer steps are done.
+            mined_at: The step of the last round; ``None`` before the first.
+        """
+        if self.every_n_steps is None:
+            return None
+        return max((mined_at or 0) + self.every_n_steps, self.first_step) - step
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Search what was embedded, each rank its share of the queries."""
+"""Search what was embedded, each rank its share of the queries, or of the pool."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from mmretrieval.distributed import all_gather, rank, rows_of_rank, world_size
-from mmretrieval.index import EmbeddingStore, VectorIndex
+from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
 
 Rows = NDArray[np.int64]
+
+_QUERY_BLOCK = 4_096  # whose results of all ranks are in memory at once
 
 
 def search(
@@ -23,6 +25,9 @@ def search(
     device: torch.device,
 ) -> tuple[NDArray[np.float32], Rows]:
     """Search a pool, each rank its share of the queries, and gather the results on every rank.
+
+    With an :class:`~mmretrieval.index.ExactIndex` of ``shard_pool``, each rank has all queries and its share
+    of the pool instead; the results are the same.
 
     Args:
         index: An empty index; a copy of it is filled, with modality codes as groups.
@@ -37,6 +42,8 @@ def search(
           :meth:`mmretrieval.index.VectorIndex.search` returns them, equal scores by ascending row.
     """
     filled = copy.deepcopy(index)
+    if isinstance(filled, ExactIndex) and filled.shard_pool and world_size() > 1:
+        return _search_shards(filled, store, pool, queries, k, device)
     for vectors, rows, modality in store.parts(pool):
         filled.add(vectors, labels=rows, group=modality)
     own = rows_of_rank(len(queries), rank(), world_size())
@@ -45,3 +52,44 @@ def search(
         return scores, found
     gathered = (all_gather(torch.from_numpy(part).to(device)).cpu().numpy() for part in (scores, found))
     return next(gathered), next(gathered)
+
+
+def _search_shards(
+    index: ExactIndex,
+    store: EmbeddingStore,
+    pool: Rows,
+    queries: NDArray[np.float32],
+    k: int,
+    device: torch.device,
+) -> tuple[NDArray[np.float32], Rows]:
+    share = rows_of_rank(len(pool), rank(), world_size())
+    for vectors, rows, modality in store.parts(_in_storage(store, pool, device)[share.start : share.stop]):
+        index.add(vectors, labels=rows, group=modality)
+    blocks = [
+        _merged(*index.best(queries[start : start + _QUERY_BLOCK], k), device)
+        for start in range(0, len(queries), _QUERY_BLOCK)
+    ]
+    if not blocks:
+        return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+    with np.errstate(over="ignore"):
+        scores = np.concatenate([block[0] for block in blocks]).astype(np.float32)
+    return scores, np.concatenate([block[1] for block in blocks])
+
+
+def _in_storage(store: EmbeddingStore, pool: Rows, device: torch.device) -> Rows:
+    """The rows of a pool in the order of files, as rank 0 sees them: so each rank reads few files."""
+    rows = [part.rows for part in store.parts(pool)] if rank() == 0 else []
+    ordered = np.concatenate([np.zeros(0, np.int64), *rows])
+    return all_gather(torch.from_numpy(ordered).to(device)).cpu().numpy()
+
+
+def _merged(
+    scores: NDArray[np.float64], labels: Rows, device: torch.device
+) -> tuple[NDArray[np.float64], Rows]:
+    """The best of all ranks' results for the same queries, equal scores by ascending row, ``(Q, k)``."""
+    shape = (world_size(), *scores.shape)
+    parts = (all_gather(torch.from_numpy(own).to(device)).cpu().numpy() for own in (scores, labels))
+    every_scores, every_label = (np.concatenate(list(part.reshape(shape)), axis=1) for part in parts)
+    ties = np.where(every_label < 0, np.iinfo(np.int64).max, every_label)
+    order = np.lexsort((ties, -every_scores), axis=1)[:, : scores.shape[1]]
+    return np.take_along_axis(every_scores, order, axis=1), np.take_along_axis(every_label, order, axis=1)

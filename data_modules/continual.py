@@ -15,7 +15,7 @@ from data_modules.embedded import EmbeddedDataModule
 from data_modules.joined import TRAIN, TRAIN_POOL, JoinedCorpus, JoinedQueries
 from data_modules.mbeir import MBEIRDataModule
 from data_modules.mixture import MixtureBatchSampler
-from data_modules.retrieval import RetrievalDataModule
+from data_modules.retrieval import ENCODING_TOKENS, RetrievalDataModule
 from data_modules.synthetic.benchmark import DEFAULT_SIZE
 from data_modules.text_sets import TextSets
 
@@ -54,6 +54,8 @@ class ContinualTextDataModule(RetrievalDataModule):
         batch_size: Queries per rank and step, >= 1.
         global_batch_size: Queries per step over all ranks, >= 1; ``None``: ``batch_size`` times ranks.
         encoding_batch_size: Contents per batch when embedding, >= 1.
+        encoding_tokens: Tokens per batch when embedding, about, with padding and pictures, >= 1; no more than
+            ``encoding_batch_size`` contents in any case. ``None``: any number.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         batches_per_epoch: Steps of an epoch; ``None``: as many as the queries of all sources fill.
         negatives_per_query: How many of a query's negatives a sample uses, drawn anew in each epoch.
@@ -86,6 +88,7 @@ class ContinualTextDataModule(RetrievalDataModule):
         batch_size: int = 64,
         global_batch_size: int | None = None,
         encoding_batch_size: int = 128,
+        encoding_tokens: int | None = ENCODING_TOKENS,
         num_workers: int = 0,
         batches_per_epoch: int | None = None,
         negatives_per_query: int = 1,
@@ -102,6 +105,7 @@ class ContinualTextDataModule(RetrievalDataModule):
             batch_size=batch_size,
             global_batch_size=global_batch_size,
             encoding_batch_size=encoding_batch_size,
+            encoding_tokens=encoding_tokens,
             num_workers=num_workers,
             weights=weights,
             homogeneous=homogeneous,
@@ -114,6 +118,11 @@ class ContinualTextDataModule(RetrievalDataModule):
         )
         self.text_share, self.temperature = text_share, temperature
         self.max_multimodal_tokens = max_multimodal_tokens
+
+    @property
+    @override
+    def source(self) -> str:
+        return f"{self.multimodal.source}\n{self.texts.source}"
 
     @override
     def prepare_data(self) -> None:

@@ -67,6 +67,8 @@ class PackedCorpus:
         ValueError: If the limit is below 1.
     """
 
+    _latest: tuple[int, Image.Image] | None = None  # neighbours in a batch often show the same picture
+
     def __init__(self, root: Path, max_text_tokens: int | None = None) -> None:
         if max_text_tokens is not None and max_text_tokens < 1:
             raise ValueError(f"max_text_tokens must be at least 1, found {max_text_tokens}.")
@@ -183,7 +185,12 @@ class PackedCorpus:
         Raises:
             DataError: If a shard is damaged.
         """
-        return None if row < 0 else decode_image(self._images.read(row))
+        if row < 0:
+            return None
+        latest = self._latest
+        if latest is None or latest[0] != row:
+            latest = self._latest = (row, decode_image(self._images.read(row)))
+        return latest[1].copy()  # the caller may change it
 
     def queries(self, split: str) -> QuerySet:
         """Return the queries of a split.

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from data_modules.formats.records import DataError
-from data_modules.retrieval import RetrievalDataModule, cache_home
+from data_modules.retrieval import ENCODING_TOKENS, RetrievalDataModule, cache_home
 from data_modules.synthetic import benchmark
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ class EmbeddedDataModule(RetrievalDataModule):
         global_batch_size: Queries per step over all ranks, >= 1 and not fewer than ranks; the stream does not
             depend on the number of ranks then. ``None``: ``batch_size`` times ranks.
         encoding_batch_size: Contents per batch when embedding, >= 1.
+        encoding_tokens: Tokens per batch when embedding, about, with padding and pictures, >= 1; no more than
+            ``encoding_batch_size`` contents in any case. ``None``: any number.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         weights: Share of the samples that each task gets; every task is named, 0 skips one. ``None``: in
             proportion to their numbers of queries.
@@ -46,6 +48,7 @@ class EmbeddedDataModule(RetrievalDataModule):
         batch_size: int = 64,
         global_batch_size: int | None = None,
         encoding_batch_size: int = 128,
+        encoding_tokens: int | None = ENCODING_TOKENS,
         num_workers: int = 0,
         weights: dict[str, float] | None = None,
         homogeneous: bool = False,
@@ -62,6 +65,7 @@ class EmbeddedDataModule(RetrievalDataModule):
             batch_size=batch_size,
             global_batch_size=global_batch_size,
             encoding_batch_size=encoding_batch_size,
+            encoding_tokens=encoding_tokens,
             num_workers=num_workers,
             weights=weights,
             homogeneous=homogeneous,

@@ -18,6 +18,8 @@ class MBEIRDataModule(RetrievalDataModule):
         global_batch_size: Queries per step over all ranks, >= 1 and not fewer than ranks; the stream does not
             depend on the number of ranks then. ``None``: ``batch_size`` times ranks.
         encoding_batch_size: Contents per batch when embedding, >= 1.
+        encoding_tokens: Tokens per batch when embedding, about, with padding and pictures, >= 1; no more than
+            ``encoding_batch_size`` contents in any case. ``None``: any number.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         weights: Share of the samples that each task gets; every task is named, 0 skips one. ``None``: in
             proportion to their numbers of queries.

@@ -281,25 +281,38 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
         self.queries, self.settings = queries, settings
         self._own = rows_of_rank(size, rank, world)
         self.negatives: NegativeTable | None = None
-        """Where mined negatives come from; set between epochs."""
+        """Where mined negatives come from; set between epochs, or at a pause."""
+        self.pause: Callable[[int], int] | None = None
+        """From a batch of the epoch to one from which on nothing may be read before it has its turn, as mined
+        negatives may be others by then; ``None``: all of an epoch may be read ahead."""
         self.targets: Targets | None = None
         """Where a teacher's scores come from; set between epochs."""
         self.epoch, self.position = 0, 0
         self.started = False
         """Whether anything was asked for; workers read ahead of training."""
         self._first = 0  # where iteration of the epoch begins, after a resume in its middle
+        self._paused: int | None = None  # where the next iteration goes on
 
     def __len__(self) -> int:
         """Return the number of batches of a whole epoch, also when iteration resumes in its middle."""
         return len(self.stream)
 
     def __iter__(self) -> Iterator[list[TrainingItem]]:
-        """Yield the batches of the epoch, after a resume the rest of them."""
+        """Yield the batches of the epoch, after a resume the rest of them; up to a pause, if there is one."""
         self.started = True
-        epoch = self.epoch
-        for position in range(self._first, len(self)):
+        epoch, first = self.epoch, self._first if self._paused is None else self._paused
+        self._paused = None
+        stop = len(self) if self.pause is None else min(len(self), max(self.pause(first), first + 1))
+        for position in range(first, stop):
             self.position = position + 1
             yield self.batch(epoch, position)
+        if stop < len(self):
+            self._paused = stop
+
+    @property
+    def paused(self) -> bool:
+        """Whether the epoch is not over, and another iteration goes on with it."""
+        return self._paused is not None
 
     @property
     def sampler(self) -> MixtureBatchSampler:
@@ -314,7 +327,7 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch to iterate; the one that was resumed in its middle still begins there."""
         if epoch != self.epoch:
-            self.epoch, self.position, self._first = epoch, 0, 0
+            self.epoch, self.position, self._first, self._paused = epoch, 0, 0, None
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the iteration has come, see :meth:`state_at`."""
@@ -339,7 +352,7 @@ class MixtureBatchSampler(Sampler[list[TrainingItem]]):
         """
         if state["samples"] and state["stream"] != self.stream.fingerprint:
             raise ValueError(self._refusal(state))
-        self.epoch = state["epoch"]
+        self.epoch, self._paused = state["epoch"], None
         self.position = self._first = state["samples"] // self.stream.global_batch
 
     def _refusal(self, state: Mapping[str, Any]) -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from data_modules.collate import (
     CandidateCollate,
@@ -27,6 +29,7 @@ from data_modules.collate import (
     QueryDataset,
     TrainingDataset,
 )
+from data_modules.content_keys import candidate_contents, query_contents
 from data_modules.corpus import MANIFEST, VERSION, PackedCorpus, QuerySet
 from data_modules.encoding import EncodingTable, candidates_digest, queries_digest
 from data_modules.formats.mbeir import MBEIRReader
@@ -35,13 +38,17 @@ from data_modules.mixture import MixtureBatchSampler, MixtureSettings, Targets
 from data_modules.packing import pack, source_digest
 from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch
-from mmretrieval.content import MODALITIES
+from mmretrieval.content import MODALITIES, Candidate, Content
 from mmretrieval.encoder.provenance import Asked
 from mmretrieval.mining import NegativeTable
 
 Ints = npt.NDArray[np.int64]
 S = TypeVar("S")
 B = TypeVar("B")
+
+ENCODING_TOKENS: Final = 65_536
+"""Tokens of a batch to embed: those of 128 contents of 512 tokens."""
+_USUAL_SIZE = (640, 480)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +71,8 @@ class RetrievalDataModule(LightningDataModule):
         global_batch_size: Queries per step over all ranks, >= 1 and not fewer than ranks; the stream does not
             depend on the number of ranks then. ``None``: ``batch_size`` times ranks.
         encoding_batch_size: Contents per batch when embedding, >= 1.
+        encoding_tokens: Tokens per batch when embedding, about, with padding and pictures, >= 1; no more than
+            ``encoding_batch_size`` contents in any case. ``None``: any number.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         weights: Share of the samples that each task gets; every task is named, 0 skips one. ``None``: in
             proportion to their numbers of queries.
@@ -88,6 +97,7 @@ class RetrievalDataModule(LightningDataModule):
         batch_size: int = 64,
         global_batch_size: int | None = None,
         encoding_batch_size: int = 128,
+        encoding_tokens: int | None = ENCODING_TOKENS,
         num_workers: int = 0,
         weights: dict[str, float] | None = None,
         homogeneous: bool = False,
@@ -112,16 +122,22 @@ class RetrievalDataModule(LightningDataModule):
         )
         for name, value, lowest in (
             ("encoding_batch_size", encoding_batch_size, 1),
+            ("encoding_tokens", encoding_tokens, 1),
             ("num_workers", num_workers, 0),
         ):
-            if value < lowest:
+            if value is not None and value < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, found {value}.")
-        self.encoding_batch_size = encoding_batch_size
+        self.encoding_batch_size, self.encoding_tokens = encoding_batch_size, encoding_tokens
         self.num_workers = num_workers
         self.train_split = train_split
         self.train_pool = train_pool
         self._sampler: MixtureBatchSampler | None = None
         self._queries: dict[str, QuerySet] = {}
+
+    @property
+    def source(self) -> str:
+        """Which data these are, to tell their files from those of others; the same when contents change."""
+        return str(self.root.resolve())
 
     @property
     def packed_root(self) -> Path:
@@ -244,8 +260,12 @@ class RetrievalDataModule(LightningDataModule):
         }
 
     def set_negatives(self, table: NegativeTable | None) -> None:
-        """Use mined negatives from the next epoch on; between epochs, or before training begins."""
+        """Use mined negatives from now on; between epochs, at a pause, or before training begins."""
         self.sampler.negatives = table
+
+    def set_pause(self, pause: Callable[[int], int] | None) -> None:
+        """Say how far batches may be read ahead within an epoch, see :attr:`MixtureBatchSampler.pause`."""
+        self.sampler.pause = pause
 
     def set_targets(self, targets: Targets | None) -> None:
         """Use a teacher's scores from the next epoch on; between epochs, or before training begins."""
@@ -281,11 +301,16 @@ class RetrievalDataModule(LightningDataModule):
         corpus, made = self.corpus, CandidateDataset(self.corpus, wording)
         return EncodingTable(
             name=f"candidates{wording.candidate_suffix}",
+            source=self.source,
             digest=candidates_digest(corpus, wording),
             ids=corpus.candidate_ids,
             modalities=corpus.candidate_modalities,
             sizes=corpus.candidate_sizes,
+            pictures=corpus.candidate_images,
+            contents=lambda: candidate_contents(corpus, wording),
             batch_size=self.encoding_batch_size,
+            batch_tokens=self.encoding_tokens,
+            picture_tokens=lambda: picture_tokens(processor or self._processor()),
             make_loader=lambda batches, count: self._loader(
                 made, batches, CandidateCollate(processor or self._processor()), count
             ),
@@ -307,11 +332,16 @@ class RetrievalDataModule(LightningDataModule):
         queries = self.queries(split)
         return EncodingTable(
             name=f"{split} queries{wording.suffix}",
+            source=self.source,
             digest=queries_digest(queries, wording),
             ids=queries.ids.astype(np.bytes_),
             modalities=queries.modalities,
             sizes=queries.sizes,
+            pictures=queries.images,
+            contents=lambda: query_contents(queries, wording),
             batch_size=self.encoding_batch_size,
+            batch_tokens=self.encoding_tokens,
+            picture_tokens=lambda: picture_tokens(processor or self._processor()),
             make_loader=lambda batches, count: self._loader(
                 QueryDataset(queries, wording), batches, QueryCollate(processor or self._processor()), count
             ),
@@ -396,12 +426,36 @@ class ResumableDataLoader(DataLoader[Any]):
     (https://github.com/Lightning-AI/pytorch-lightning/issues/20550), so there is none here.
     """
 
+    @override
+    def __iter__(self) -> Any:
+        sampler = self.batch_sampler
+        if not isinstance(sampler, MixtureBatchSampler) or sampler.pause is None:
+            return super().__iter__()
+        return self._with_pauses(sampler)
+
+    def _with_pauses(self, sampler: MixtureBatchSampler) -> Iterator[Any]:
+        """The batches of an epoch; workers begin anew after a pause, when its next batch is asked for."""
+        while True:
+            yield from super().__iter__()
+            if not sampler.paused:
+                return
+
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: see :meth:`RetrievalDataModule.state_dict`."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: see :meth:`RetrievalDataModule.load_state_dict`."""
+
+
+def picture_tokens(processor: ContentProcessor) -> int:
+    """Return how many tokens a picture of a usual size takes.
+
+    Args:
+        processor: What makes model inputs of it.
+    """
+    usual = Candidate(Content(image=Image.new("RGB", _USUAL_SIZE)))
+    return int(processor.candidates([usual]).input_ids.shape[1])
 
 
 def worker_context(processor: ContentProcessor) -> BaseContext:

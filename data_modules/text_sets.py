@@ -20,7 +20,7 @@ from data_modules.formats.beir import BEIRReader
 from data_modules.formats.records import DataError
 from data_modules.formats.text_pairs import is_pairs
 from data_modules.packing import pack
-from data_modules.retrieval import RetrievalDataModule, cache_home
+from data_modules.retrieval import ENCODING_TOKENS, RetrievalDataModule, cache_home
 from data_modules.synthetic import text_benchmark
 from data_modules.synthetic.text_benchmark import NAMES, write_text_benchmark
 from data_modules.text_sources import TextSource, text_sources
@@ -50,6 +50,8 @@ class TextSets(RetrievalDataModule):
             matter in names.
         max_text_tokens: Where texts are cut; the encoder's own limit by default.
         encoding_batch_size: Texts per batch, >= 1.
+        encoding_tokens: Tokens per batch when embedding, about, with padding and pictures, >= 1; no more than
+            ``encoding_batch_size`` contents in any case. ``None``: any number.
         num_workers: Processes that read and tokenise; 0 does it in the main process.
 
     Raises:
@@ -67,6 +69,7 @@ class TextSets(RetrievalDataModule):
         max_text_tokens: int | None = None,
         encoding_batch_size: int = 128,
         num_workers: int = 0,
+        encoding_tokens: int | None = ENCODING_TOKENS,
     ) -> None:
         self.embedded = text_root == EMBEDDED
         """Whether it is the text benchmark that ships with the project."""
@@ -83,13 +86,21 @@ class TextSets(RetrievalDataModule):
         if not self.embedded:
             self._key()  # refuses other layouts now
         super().__init__(
-            self.sources[0].path.parent, encoding_batch_size=encoding_batch_size, num_workers=num_workers
+            self.sources[0].path.parent,
+            encoding_batch_size=encoding_batch_size,
+            encoding_tokens=encoding_tokens,
+            num_workers=num_workers,
         )
 
     @property
     def names(self) -> list[str]:
         """Names of the data sets."""
         return [source.name for source in self.sources]
+
+    @property
+    @override
+    def source(self) -> str:
+        return "\n".join([*(str(path) for _, path in self.sources), *self.splits])
 
     @property
     @override

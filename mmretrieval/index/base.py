@@ -61,7 +61,8 @@ class VectorIndex(ABC):
     """
 
     settings: ClassVar[tuple[str, ...]]
-    """Attributes that are the arguments of the constructor, all but ``device``; saved with the index."""
+    """Attributes that are arguments of the constructor, all but those that say where and by whom is searched;
+    saved with the index."""
     device: Any
 
     def __init__(self) -> None:

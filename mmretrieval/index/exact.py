@@ -8,9 +8,10 @@ from typing import ClassVar, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mmretrieval.index.base import FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
+from mmretrieval.index.base import NO_LABEL, FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
 from mmretrieval.index.operands import Measures, Precision, Queries, measure, operand, prepared
 from mmretrieval.index.ranking import Ranking
 from mmretrieval.index.scored_tile import ScoredTile
@@ -50,6 +51,7 @@ class ExactIndex(VectorIndex):
         pool_block: int = 65_536,
         query_block: int = 1_024,
         precision: Precision = "float32",
+        shard_pool: bool = False,
     ) -> None:
         super().__init__()
         if pool_block < 1 or query_block < 1:
@@ -60,9 +62,36 @@ class ExactIndex(VectorIndex):
         self.pool_block = pool_block
         self.query_block = query_block
         self.precision = precision
+        self.shard_pool = shard_pool
         self._parts: list[Part] = []
         self._tiles: list[Tile] | None = None
         self._measures: dict[int, Measures] = {}
+
+    def best(self, queries: FloatMatrix, k: int) -> tuple[NDArray[np.float64], Labels]:
+        """Search as :meth:`search` does, and return the scores that the ranking is by.
+
+        With them, results of parts of a pool can be merged into that of the whole.
+
+        Args:
+            queries: As of :meth:`search`.
+            k: How many vectors to return, at least 1.
+
+        Shape:
+            - queries: ``(Q, D)``, output: ``(Q, k)`` float64 and ``(Q, k)`` int64.
+
+        Raises:
+            ValueError: As :meth:`search`.
+        """
+        self._check(queries, "queries")
+        if k < 1:
+            raise ValueError(f"k must be at least 1, found {k}.")
+        scores = np.full((queries.shape[0], k), -np.inf)
+        labels = np.full((queries.shape[0], k), NO_LABEL, dtype=np.int64)
+        found = min(k, len(self))
+        if found and queries.shape[0]:
+            ranking = self._ranked(queries, found, None)
+            scores[:, :found], labels[:, :found] = ranking.scores.cpu().numpy(), ranking.labels.cpu().numpy()
+        return scores, labels
 
     def _append(self, vectors: Vectors, labels: Labels, group: int) -> None:
         self._parts.append(Part(vectors, labels, group))
@@ -70,6 +99,12 @@ class ExactIndex(VectorIndex):
         self._measures = {}
 
     def _search(self, queries: FloatMatrix, k: int, groups: Groups) -> tuple[Scores, Labels]:
+        best = self._ranked(queries, k, groups)
+        with np.errstate(over="ignore"):  # float64 scores may be beyond float32
+            scores = best.scores.cpu().numpy().astype(np.float32)
+        return scores, best.labels.cpu().numpy()
+
+    def _ranked(self, queries: FloatMatrix, k: int, groups: Groups) -> Ranking:
         best = Ranking.empty(queries.shape[0], k, self.device)
         blocks = self._query_blocks(queries)
         if self._tiles is None:
@@ -77,9 +112,7 @@ class ExactIndex(VectorIndex):
         for number, tile in enumerate(self._tiles):
             if groups is None or tile.group in groups:
                 self._search_tile(number, tile, blocks, best)
-        with np.errstate(over="ignore"):  # float64 scores may be beyond float32
-            scores = best.scores.cpu().numpy().astype(np.float32)
-        return scores, best.labels.cpu().numpy()
+        return best
 
     def _query_blocks(self, queries: FloatMatrix) -> list[tuple[slice, Queries]]:
         starts = range(0, queries.shape[0], self.query_block)

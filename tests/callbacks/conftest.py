@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -143,6 +144,7 @@ class FakeData(pl.LightningDataModule):
         self.corpus = corpus
         self.batch = batch
         self.tables, self.embedded = [], []
+        self.source, self.version = "data", ""
         rng = np.random.default_rng(5)
         self.tokens = {
             name: rng.integers(0, VOCABULARY, (len(table), TOKENS))
@@ -169,7 +171,19 @@ class FakeData(pl.LightningDataModule):
             return DataLoader(range(len(rows.modalities)), batch_sampler=batches, collate_fn=collate)
 
         ids, modalities, sizes = rows.ids.astype(np.bytes_), rows.modalities, rows.sizes
-        return EncodingTable(label, f"digest of {label}", ids, modalities, sizes, self.batch, loader)
+        start = zlib.crc32(name.encode()) << 20  # no table has contents of another
+        return EncodingTable(
+            name=label,
+            source=self.source,
+            digest=f"digest of {label}{self.version}",
+            ids=ids,
+            modalities=modalities,
+            sizes=sizes,
+            pictures=np.full(len(ids), -1),
+            contents=lambda: np.arange(len(ids)) + start,
+            batch_size=self.batch,
+            make_loader=loader,
+        )
 
     def candidate_table(self, processor=None):
         corpus = self.corpus
@@ -183,6 +197,9 @@ class FakeData(pl.LightningDataModule):
 
     def set_negatives(self, table):
         self.tables.append(table)
+
+    def set_pause(self, pause):
+        self.pause = pause
 
     def train_dataloader(self):
         return DataLoader(list(range(12)), batch_size=4)

@@ -1,5 +1,7 @@
 """Embedding gives each row its own vector and leaves no trace."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +13,10 @@ from torch.utils.data import DataLoader
 
 from callbacks.collaborators import data_of, retriever_of
 from callbacks.embedding import embed
+from callbacks.embedding_stores import CONTENTS
 from callbacks.searching import search
-from mmretrieval.index import EmbeddingStore, ExactIndex
+from mmretrieval.index import DamagedEmbeddingsError, EmbeddingStore, ExactIndex
+from mmretrieval.index.holding import release
 
 CPU = torch.device("cpu")
 
@@ -49,8 +53,164 @@ def test_other_weights_embed_anew_and_leave_one_store(trainer, module, data, tmp
         module.encoder.tokens.mul_(torch.randn_like(module.encoder.tokens))
     store = embed(trainer, module, data.candidate_table(), rows)
     np.testing.assert_allclose(store.vectors_of(rows), data.vectors(module, "candidates")[rows], atol=1e-6)
-    kept = sorted(path.name.rsplit("-", 1)[0] for path in (tmp_path / "embeddings").iterdir())
-    assert kept == ["candidates", "test-queries"]
+    assert kinds(tmp_path) == ["candidates", "test-queries"]
+
+
+def kinds(folder):
+    """The tables that have a store, once for each store."""
+    names = [path.name for path in (folder / "embeddings").iterdir() if path.is_dir()]
+    return sorted(name.rsplit("-", 2)[0] for name in names)
+
+
+def change(module):
+    with torch.no_grad():
+        module.encoder.tokens.mul_(torch.randn_like(module.encoder.tokens))
+
+
+def of(data, source, version=""):
+    """The candidates of other data, or of the same data with other contents."""
+    data.source, data.version = source, version
+    table = data.candidate_table()
+    data.source, data.version = "data", ""
+    return table
+
+
+def test_data_with_tables_of_the_same_names_keep_their_stores(trainer, module, data, tmp_path):
+    rows = np.arange(30)
+    first = embed(trainer, module, of(data, "data"), rows)
+    change(module)
+    other = embed(trainer, module, of(data, "texts"), rows)
+    assert first.present(rows).all()
+    assert other.present(rows).all()
+    embed(trainer, module, of(data, "data"), rows)
+    assert not first.folder.exists(), "the same data by other weights"
+    assert other.present(rows).all()
+    assert kinds(tmp_path) == ["candidates"] * 2
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from mmretrieval.index.holding import hold
+hold(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_store_that_another_process_uses_stays(trainer, module, data):
+    rows = np.arange(10)
+    used = embed(trainer, module, data.candidate_table(), rows)
+    release(used.folder)
+    words = [sys.executable, "-c", HOLD, str(used.folder)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        change(module)
+        mine = embed(trainer, module, data.candidate_table(), rows)
+        assert used.present(rows).all()
+        other.kill()  # as a machine does that runs out of memory
+    change(module)
+    embed(trainer, module, data.candidate_table(), rows)
+    assert not used.folder.exists()
+    assert not mine.folder.exists()
+
+
+# --- the same contents in another table
+
+
+def grown(data, version="two", extra=4, moved=3):
+    """The table with new rows before and after the others."""
+    table = of(data, "data", version)
+    keys = table.contents()
+    rows = np.concatenate([np.arange(90, 90 + moved), np.arange(0, 90), np.arange(90 + moved, 90 + extra)])
+
+    def loader(batches, count):
+        return table.make_loader(([int(rows[row]) for row in batch] for batch in batches), count)
+
+    place = np.argsort(rows)
+
+    def numbered(batches, count):
+        for batch in loader(batches, count):
+            yield replace_rows(batch, torch.from_numpy(place)[batch.rows])
+
+    return rows, replace(
+        table,
+        ids=table.ids[rows],
+        modalities=table.modalities[rows],
+        sizes=table.sizes[rows],
+        pictures=table.pictures[rows],
+        contents=lambda: keys[rows],
+        make_loader=numbered,
+    )
+
+
+def replace_rows(batch, rows):
+    return type(batch)(batch.inputs, rows)
+
+
+def test_a_candidate_that_is_added_is_all_that_is_embedded(trainer, module, data, capsys):
+    before = embed(trainer, module, data.candidate_table(), np.arange(90))
+    rows, table = grown(data)
+    store = embed(trainer, module, table, np.arange(94))
+    assert store.folder != before.folder
+    assert sorted(data.embedded[1][1]) == [90, 91, 92, 93]
+    found = store.vectors_of(np.arange(94))
+    np.testing.assert_allclose(found, data.vectors(module, "candidates")[rows], atol=1e-6)
+    places = np.flatnonzero(rows < 90)
+    assert np.array_equal(found[places], before.vectors_of(rows[places])), "copied bit for bit"
+    assert (
+        "of 94, 0 are kept, 90 have contents that are kept elsewhere, 4 are made now"
+        in capsys.readouterr().out
+    )
+    embed(trainer, module, table, np.arange(94))
+    assert len(data.embedded) == 2
+    assert [shard.modalities.tolist() for shard in store.shards()] == [
+        table.modalities[shard.rows].tolist() for shard in store.shards()
+    ]
+
+
+@pytest.mark.parametrize("what", ["weights", "dtype"])
+def test_contents_are_not_copied_from_other_weights_or_types(trainer, module, data, what):
+    embed(trainer, module, data.candidate_table(), np.arange(90))
+    if what == "weights":
+        change(module)
+    _, table = grown(data)
+    embed(trainer, module, table, np.arange(94), dtype="float16" if what == "dtype" else "float32")
+    assert len(data.embedded[1][1]) == 94
+
+
+def test_a_kill_while_copying_loses_one_shard_at_most(trainer, module, data, monkeypatch):
+    embed(trainer, module, data.candidate_table(), np.arange(90))
+    rows, table = grown(data)
+    monkeypatch.setattr("callbacks.embedding_stores._COPIED_AT_ONCE", 20)
+    write, written = EmbeddingStore.write, []
+
+    def killed(self, *shard):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(shard[0])
+        return write(self, *shard)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddingStore, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            embed(trainer, module, table, np.arange(94))
+    store = embed(trainer, module, table, np.arange(94))
+    assert len(data.embedded[1][1]) == 4
+    assert [len(shard) for shard in store.shards() if shard.path.stem in written] == [20, 20]
+    np.testing.assert_allclose(
+        store.vectors_of(np.arange(94)), data.vectors(module, "candidates")[rows], atol=1e-6
+    )
+
+
+def test_keys_that_are_damaged_are_named(trainer, module, data):
+    before = embed(trainer, module, data.candidate_table(), np.arange(90))
+    (before.folder / CONTENTS).write_bytes(b"\x93NUMPY")
+    with pytest.raises(DamagedEmbeddingsError, match=r"contents\.npy cannot be read"):
+        embed(trainer, module, grown(data)[1], np.arange(94))
+    np.save(before.folder / CONTENTS, np.zeros(3, np.int64))
+    with pytest.raises(DamagedEmbeddingsError, match="no key for each row"):
+        embed(trainer, module, grown(data)[1], np.arange(94))
 
 
 def test_a_killed_round_goes_on_with_the_next_unit(trainer, module, data, monkeypatch):

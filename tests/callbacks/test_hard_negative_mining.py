@@ -325,6 +325,68 @@ def test_a_run_begins_with_the_negatives_of_another(fitted, data, tmp_path, fake
         fitted(HardNegativeMining(start=tmp_path / "first/round_0.npz"), 2)
 
 
+@pytest.fixture
+def begun(fitted, data, tmp_path):
+    """A file that another run has mined, and a function that mines it again with another seed."""
+
+    def mine(seed):
+        schedule = MiningSchedule(after_training=True)
+        fitted(HardNegativeMining(MiningPlan(seed=seed), schedule, folder=tmp_path / "first"), 1)
+        data.tables.clear()
+
+    mine(0)
+    return tmp_path / "first/round_0.npz", mine
+
+
+@RESUMED
+@pytest.mark.parametrize("case", ["mined again", "none"])
+def test_a_resumed_run_refuses_other_negatives_to_begin_with(fitted, data, tmp_path, begun, case):
+    start, mine_again = begun
+    never, path = MiningSchedule(every_n_epochs=None), tmp_path / "middle.ckpt"
+    with pytest.raises(_Stop):
+        fitted(
+            HardNegativeMining(schedule=never, start=start),
+            more=[_Interrupt(path)],
+            enable_checkpointing=True,
+        )
+    (before,) = data.tables
+    data.tables.clear()
+    fitted(HardNegativeMining(schedule=never, start=start), ckpt_path=path)
+    queries = data.corpus.queries("train")
+    assert _as_dict(data.tables[0], queries) == _as_dict(before, queries)
+    mine_again(1)
+    with pytest.raises(StaleNegativesError, match=r"the checkpoint was training with negatives of the hash"):
+        fitted(HardNegativeMining(schedule=never, start=None if case == "none" else start), ckpt_path=path)
+
+
+def test_what_a_run_begins_with_is_a_round_to_mix(fitted, data, tmp_path, begun):
+    start, _ = begun
+    fitted(HardNegativeMining(rounds_kept=2, start=start), 4)
+    first, one, two, _ = data.tables
+    queries = data.corpus.queries("train")
+    rounds = [_load(tmp_path / f"negatives/round_{n}.npz", data, first) for n in range(2)]
+    assert any(rounds[0].negatives_of(id_) != first.negatives_of(id_) for id_ in queries.ids.tolist())
+    for id_ in queries.ids.tolist():
+        mixed = dict.fromkeys(rounds[0].negatives_of(id_) + first.negatives_of(id_))
+        assert one.negatives_of(id_) == tuple(mixed)
+        mixed = dict.fromkeys(rounds[1].negatives_of(id_) + rounds[0].negatives_of(id_))
+        assert two.negatives_of(id_) == tuple(mixed), "the oldest round is left out"
+
+
+@RESUMED
+def test_a_start_that_is_no_longer_in_use_may_change(fitted, data, tmp_path, begun):
+    start, mine_again = begun
+    path = tmp_path / "middle.ckpt"
+    with pytest.raises(_Stop):
+        fitted(HardNegativeMining(start=start), more=[_Interrupt(path)], enable_checkpointing=True)
+    mine_again(1)
+    mining = HardNegativeMining(start=start)
+    fitted(mining, ckpt_path=path)
+    assert [done.round for done in mining.reports] == [0, 1]
+    with pytest.raises(StaleNegativesError, match="start is"):
+        fitted(HardNegativeMining(rounds_kept=2, start=start), ckpt_path=path)
+
+
 def test_trained_weights_may_mine_before_the_first_step(fitted, data, module):
     at_first = _oracle(data, module, HardNegativeMining())
     mining = HardNegativeMining(schedule=MiningSchedule(before_training=True))
@@ -424,3 +486,37 @@ def test_unknown_tasks_of_a_teacher_are_named_before_training(taught, fakes):
         taught(teacher_tasks=["gamma_*", "alpha*"])
     with pytest.raises(ValueError, match="but there is no teacher"):
         HardNegativeMining(teacher_tasks=["alpha*"])
+
+
+# --- rounds within epochs
+
+
+def test_rounds_by_steps_come_within_epochs_and_say_how_far_to_read_ahead(fitted, data):
+    mining = Spy(schedule=MiningSchedule(every_n_steps=2, first_step=3))
+    fitted(mining, 3)
+    assert [done.step for done in mining.reports] == [3, 5, 7]
+    assert [done.epoch for done in mining.reports] == [0, 1, 2]
+    assert [table.stamp.weights_hash for table in data.tables] == [
+        weights for _, weights, _ in mining.expected
+    ]
+    trainer = type("Trainer", (), {"global_step": 8, "accumulate_grad_batches": 3})
+    assert mining._next_round(trainer, 4) == 6, "one step, of which a batch is done"
+
+
+@RESUMED
+@pytest.mark.parametrize("mined_first", [True, False])
+def test_a_resumed_run_mines_at_the_steps_of_an_uninterrupted_one(fakes, fitted, data, tmp_path, mined_first):
+    path, schedule = tmp_path / "middle.ckpt", MiningSchedule(every_n_steps=2)
+    whole = HardNegativeMining(schedule=schedule)
+    fitted(whole)
+    assert [done.step for done in whole.reports] == [2, 4, 6, 8]
+    mining, saves = HardNegativeMining(schedule=schedule), _Interrupt(path)
+    trainer = fakes.make_trainer(
+        tmp_path, [mining, saves] if mined_first else [saves, mining], enable_checkpointing=True
+    )
+    with pytest.raises(_Stop):
+        trainer.fit(fakes.FakeModule(), datamodule=data)
+    assert [done.step for done in mining.reports] == ([2, 4] if mined_first else [2])
+    resumed = HardNegativeMining(schedule=schedule)
+    fitted(resumed, ckpt_path=path)
+    assert [done.step for done in resumed.reports] == [2, 4, 6, 8]

@@ -9,10 +9,13 @@ from callbacks.mining_schedule import MiningSchedule, RoundSubset
 def steps_of(schedule, epochs=6, length=10):
     """The steps at which a run of equal epochs mines."""
     mined = []
-    for epoch in range(1, epochs + 1):
-        last = epoch == epochs
-        if schedule.is_due(epoch, epoch * length, mined[-1] if mined else None, last=last):
-            mined.append(epoch * length)
+    for step in range(1, epochs * length + 1):
+        last = step == epochs * length
+        left = schedule.steps_left(step, mined[-1] if mined else None)
+        if left is not None and left <= 0 and not last:
+            mined.append(step)
+        if step % length == 0 and schedule.is_due(step // length, step, last=last):
+            mined.append(step)
     return mined
 
 
@@ -21,15 +24,21 @@ def steps_of(schedule, epochs=6, length=10):
     [
         ({}, [10, 20, 30, 40, 50]),
         ({"every_n_epochs": 2}, [20, 40]),
-        ({"every_n_steps": 25}, [30]),
-        ({"every_n_steps": 20}, [20, 40]),
+        ({"every_n_steps": 25}, [25, 50]),
+        ({"every_n_steps": 20, "every_n_epochs": None}, [20, 40]),
         ({"first_step": 25}, [30, 40, 50]),
-        ({"first_step": 25, "every_n_steps": 20}, [30, 50]),
+        ({"first_step": 25, "every_n_steps": 20}, [25, 45]),
+        ({"every_n_steps": 30, "after_training": True}, [30, 60]),
         ({"every_n_epochs": None, "after_training": True}, [60]),
     ],
 )
 def test_rounds_come_when_they_are_due(settings, steps):
     assert steps_of(MiningSchedule(**settings)) == steps
+
+
+def test_epochs_and_steps_are_not_both_given():
+    with pytest.raises(ValueError, match="every_n_steps is 5 and every_n_epochs 2: give one of them"):
+        MiningSchedule(every_n_epochs=2, every_n_steps=5)
 
 
 @pytest.mark.parametrize("settings", [{"every_n_epochs": 0}, {"every_n_steps": 0}, {"first_step": -1}])

@@ -1,14 +1,19 @@
 """Text data sets are evaluated beside the data of a fit, with the same numbers as by hand."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from callbacks import RetrievalEvaluation, RunReport, TextEvaluation
+from callbacks.evaluation_report import _failures
+from callbacks.failures import failures_of
 from callbacks.text_evaluation import TextSets
 from data_modules.formats.records import DataError
+from mmretrieval.index import StaleEmbeddingsError
 from mmretrieval.metrics.per_query import Measure
 
 pytestmark = [
@@ -50,11 +55,13 @@ def fit(fakes, module, data, tmp_path, folders, monkeypatch):
     def table(kind, own, rows):
         data.tokens[kind] = tokens[rows : rows + len(own)]
         columns = fakes.Columns(own.ids, own.modalities, own.sizes)
-        return data._table(kind, f"text {kind}", columns)
+        name = "candidates" if kind == "of text" else "test queries"  # those of the other data
+        return replace(data._table(kind, name, columns), source=sets.source)
 
     monkeypatch.setattr(text._sets, "candidate_table", lambda: table("of text", _columns(sets), 0))
     monkeypatch.setattr(text._sets, "query_table", lambda split: table("asked", sets.queries(split), 40))
-    trainer = fakes.make_trainer(tmp_path, [RetrievalEvaluation(), text, RunReport()], max_epochs=3)
+    evaluation = RetrievalEvaluation("test")
+    trainer = fakes.make_trainer(tmp_path, [evaluation, text, RunReport()], max_epochs=3)
     trainer.fit(module, datamodule=data)
     return text, trainer, data
 
@@ -98,6 +105,22 @@ def test_measures_are_those_by_hand(fit, module, tmp_path, folders):
     report = (tmp_path / "report.md").read_text()
     assert "## Tasks, text" in report
     assert "local ndcg@10" in report
+
+
+def test_both_data_keep_their_embeddings(fit):
+    text, trainer, data = fit
+    evaluation = next(callback for callback in trainer.callbacks if type(callback) is RetrievalEvaluation)
+    assert len(evaluation.candidates) == len(data.corpus)
+    assert len(text.candidates) == len(text._sets.corpus)
+    queries, ranking = data.queries("test"), evaluation.rankings["global"]["alpha_task0"]
+    failed = failures_of(queries, ranking, evaluation.candidates)
+    first = zip(ranking.queries.tolist(), ranking.rows[:, 0].tolist(), strict=True)
+    assert len(failed) == sum(row not in queries.positives(query) for query, row in first) > 0
+    shutil.rmtree(evaluation.candidates.folder)
+    with pytest.raises(StaleEmbeddingsError, match="found first are gone"):
+        failures_of(queries, ranking, evaluation.candidates)
+    with pytest.raises(StaleEmbeddingsError, match="Evaluate again"):
+        list(_failures(evaluation, queries))
 
 
 def test_the_data_are_packed_once_and_again_after_a_change(folders, tmp_path):

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 import data_modules
-from data_modules import EmbeddedDataModule, MBEIRDataModule, RetrievalDataModule
+from data_modules import EmbeddedDataModule, MBEIRDataModule, RetrievalDataModule, corpus
+from data_modules.formats.mbeir import MBEIRWriter
 from data_modules.formats.records import DataError
 from data_modules.packing import pack
 from data_modules.retrieval import cache_home
@@ -151,6 +152,39 @@ def test_mined_negatives_are_columns_of_the_batch_that_holds_their_query(ready):
         assert set(batch.positive_keys[number].tolist()) == set(keys)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_negatives_that_change_at_a_pause_are_in_the_next_batch(ready, workers):
+    module = ready(num_workers=workers)
+    queries = module.queries("train")
+    usual = [batch.query_rows.tolist() for batch in module.train_dataloader()]
+    new, asked = table(queries, len(queries)), []
+
+    def pause(position):
+        asked.append(position)
+        return position + 3
+
+    module.set_pause(pause)
+    loader, found = module.train_dataloader(), []
+    for number, batch in enumerate(loader):
+        found.append(batch)
+        if number == 2:
+            module.set_negatives(new)
+        if number == 5:
+            module.set_negatives(None)
+    assert asked == [0, 3, 6]
+    assert [batch.query_rows.tolist() for batch in found] == usual
+    counts = [len(batch.negative_of) for batch in found]
+    assert counts == [0] * 3 + [6] * 3 + [0] * (len(usual) - 6)
+    module.set_negatives(new)
+    module.sampler.set_epoch(1)
+    assert [len(batch.negative_of) for batch in loader] == [6] * len(usual), "persistent workers go on"
+    state = module.sampler.state_at(1, 4)
+    module.sampler.load_state_dict(state)
+    asked.clear()
+    assert len(list(loader)) == len(usual) - 4
+    assert asked[0] == 4
+
+
 def test_homogeneous_batches_hold_one_task(ready):
     module = ready(homogeneous=True)
     task_of = module.queries("train").task_of
@@ -203,6 +237,38 @@ def test_loaders_embed_the_rows_asked_for_and_no_others(ready, fakes, workers):
     batches = list(module.query_table("test").loader(np.arange(len(queries))))
     found = {int(r): t for b in batches for r, t in zip(b.rows, fakes.texts_of(b.inputs), strict=True)}
     assert found == {r: f"{module.query_instruction('test', r)}|{queries.record(r).text}" for r in range(5)}
+
+
+def test_each_picture_is_decoded_once(known, tmp_path, fakes, monkeypatch):
+    candidates = [
+        known.CandidateRecord(f"3:{n + 1}", f"{n}" if n % 2 else None, f"pics/{n % 7}.png",
+                              known.BOTH if n % 2 else known.IMAGE)
+        for n in range(40)
+    ]  # fmt: skip
+    with MBEIRWriter(tmp_path / "data") as writer:
+        writer.write_instructions(known.INSTRUCTIONS)
+        writer.write_queries("train", [known.query("3:1", ("3:1",))])
+        writer.write_pool("global_train", candidates)
+        for number in range(7):
+            writer.write_image(f"pics/{number}.png", known.png("red", (number + 1, 2)))
+    pack(tmp_path / "data", tmp_path / "packed", progress=False)
+    decoded, decode = [], corpus.decode_image
+    monkeypatch.setattr(corpus, "decode_image", lambda data: decoded.append(data) or decode(data))
+    for size in (16, 2):  # a picture of six rows fits a batch, or does not
+        decoded.clear()
+        module = RetrievalDataModule(tmp_path / "packed", encoding_batch_size=size)
+        module.setup("validate")
+        module._processor = fakes.FakeProcessor
+        batches = list(module.predict_dataloader())
+        assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(40))
+        assert len(decoded) == len({*decoded}) == 7
+
+
+def test_a_picture_that_was_changed_is_read_as_it_was(packed):
+    data = corpus.PackedCorpus(packed)
+    row = int(data.candidate_images.max())
+    data.image(row).putpixel((0, 0), (1, 2, 3))
+    assert data.image(row).getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_sorting_reads_no_record(ready, monkeypatch):

@@ -24,7 +24,7 @@ def _worker(folder, rank, world):
     trainer = fakes.make_trainer(folder, devices=world, strategy=DDPStrategy())
     trainer.strategy.setup_environment()
     module, data = fakes.FakeModule(), fakes.FakeData.__new__(fakes.FakeData)
-    data.batch, data.embedded = 4, []
+    data.batch, data.embedded, data.source, data.version = 4, [], "data", ""
     data.tokens = {"candidates": np.random.default_rng(5).integers(0, fakes.VOCABULARY, (90, fakes.TOKENS))}
     columns = fakes.Columns(np.arange(90).astype(np.bytes_), np.arange(90, dtype=np.uint8) % 3, np.arange(90))
     table = data._table("candidates", "candidates", columns)
