@@ -92,7 +92,7 @@ class GenerativePretraining(LightningModule):
         core, family = self.model.model, FAMILIES[self.model.config.model_type]
         features = picture_features(core, family, batch.inputs.pictures)
         parts = []
-        for rows in length_sorted(batch.inputs).split(self._rows):
+        for rows in torch.split(length_sorted(batch.inputs), self._rows):
             inputs = rows_of(batch.inputs, rows)
             shown = None if features is None else features.at(inputs.picture_of)
             states = hidden_states(core, family, inputs, shown)
