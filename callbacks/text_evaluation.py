@@ -52,6 +52,9 @@ class TextEvaluation(RetrievalEvaluation):
         ValueError: As :class:`~callbacks.RetrievalEvaluation`, or if the label is empty.
     """
 
+    _released: str
+    _sets: TextSets
+
     def __init__(
         self,
         folders: list[str] | str,
