@@ -63,7 +63,7 @@ class Provenance:
     @property
     def data_sets(self) -> frozenset[str]:
         """Names of the data sets of all trainings, in lower case as in M-BEIR's files."""
-        tasks = {task for stage in (self, *self.earlier) for task in stage.shares}
+        tasks = {*self.shares, *(task for stage in self.earlier for task in stage.shares)}
         return frozenset(task.rpartition("_task")[0] or task for task in tasks)
 
     def followed_by(self, training: Provenance) -> Provenance:
