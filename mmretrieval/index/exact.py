@@ -37,6 +37,8 @@ class ExactIndex(VectorIndex):
         query_block: How many queries are scored at once, at least 1.
         precision: Type of the fast product's factors, "float32" or "bfloat16". The latter is for GPUs, where
             it is several times as fast; a CPU computes it in float32 nevertheless.
+        shard_pool: Whether each process that takes part in mining or evaluation searches a part of the pool
+            for all queries, in place of all of it for a part of them; results are the same.
 
     Raises:
         ValueError: If a block size is not positive, or the precision is unknown; from ``search``, if a stored
