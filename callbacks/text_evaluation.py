@@ -72,6 +72,10 @@ class TextEvaluation(RetrievalEvaluation):
     _sets: TextSets
     _released: str
     _splits: Sequence[str]
+    _prompts: Mapping[str, str] | None
+    _max_text_tokens: int | None
+    _encoding_batch_size: int
+    _num_workers: int
 
     def __init__(
         self,
@@ -111,9 +115,9 @@ class TextEvaluation(RetrievalEvaluation):
         if not label.isidentifier():
             raise ValueError(f"label must be letters, digits and underscores, found {label!r}.")
         self._follows_data = folders is None
-        self._prompts, self._max_text_tokens = prompts, max_text_tokens
-        self._encoding_batch_size, self._num_workers = encoding_batch_size, num_workers
         for evaluation in self._both():
+            evaluation._prompts, evaluation._max_text_tokens = prompts, max_text_tokens
+            evaluation._encoding_batch_size, evaluation._num_workers = encoding_batch_size, num_workers
             evaluation.label = label
             evaluation._released = evaluation.split
             evaluation.split = "test"  # whatever the release calls it

@@ -18,8 +18,8 @@ from mmretrieval.index.rescored import Rescored, cut
 
 Index = TypeVar("Index", bound=VectorIndex)
 FACTORIES = {"float32": "Flat", "int8": "SQ8", "binary": "RaBitQ"}
-"""FAISS' indexes: of floats; of a byte a dimension, between the ends of a sample; or of a bit a dimension
-(Gao and Long, 2024, https://arxiv.org/abs/2405.12497)."""
+"""FAISS' indexes, of floats, a byte a dimension between the ends of a sample, or a bit a dimension (RaBitQ,
+https://arxiv.org/abs/2405.12497)."""
 _OVERSAMPLING = {"float32": 1, "int8": 4, "binary": 8}
 _OVERSAMPLING_OF_CUT = 8
 _SAMPLE = 65_536

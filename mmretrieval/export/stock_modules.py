@@ -29,6 +29,8 @@ def obstacle(encoder: MLLMEncoder) -> str | None:
         f"pictures.backend {pictures.backend}": pictures.backend != "torchvision",
         "pictures.max_pixels": pictures.max_pixels is not None and not family.multimodal_rope,
         f"how a {encoder.model_type} marks pictures": family.bare,
+        f"windows of a bidirectional {encoder.model_type}": encoder.bidirectional
+        and family.token_types is not None,
         f"whole pictures of a {encoder.model_type}": whole and encoder.model_type not in CONVERTED,
     }
     return next((reason for reason, holds in found.items() if holds), None)

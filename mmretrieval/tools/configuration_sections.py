@@ -55,6 +55,7 @@ SECTIONS: tuple[Section, ...] = (
             "callbacks.HardNegativeMining",
             "callbacks.RetrievalEvaluation",
             "callbacks.TextEvaluation",
+            "callbacks.BlendShares",
             "callbacks.ForgettingMonitor",
             "callbacks.ModelSoup",
             "callbacks.RerankerTargets",

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -185,7 +186,8 @@ def _worded(data, module, monkeypatch):
                 data.tokens["test"] = kept
 
         name = f"test queries{wording.suffix}"
-        return type(table)(name, name, table.ids, table.modalities, table.sizes, table.batch_size, loader)
+        worded = {"contents": lambda: table.contents() + 10**6 * wording.prompt, "make_loader": loader}
+        return replace(table, name=name, digest=name, **worded)
 
     monkeypatch.setattr(data, "query_table", query_table)
     return asked

@@ -1,9 +1,7 @@
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,28 +160,37 @@ def test_a_kill_sends_at_most_a_batch_again(made, source, monkeypatch, moment):
     assert same_as_the_store(collection)
 
 
+DYING = """
+import os, signal, sys
+from pathlib import Path
+
+from mmretrieval.collection import in_milvus
+from mmretrieval.collection.catalogue import FILE, Catalogue
+from mmretrieval.collection.embedding import open_store
+from mmretrieval.collection.settings import Settings
+
+folder, in_milvus.BATCH_BYTES = Path(sys.argv[1]), int(sys.argv[2])
+put, sent = in_milvus.MilvusTable.put, []
+
+def dies(table, *what):
+    put(table, *what)
+    sent.append(1)
+    len(sent) == 3 and os.kill(os.getpid(), signal.SIGKILL)
+
+in_milvus.MilvusTable.put = dies
+catalogue = Catalogue(folder / FILE)
+store = open_store(folder, "drawn")
+in_milvus.InMilvus(Settings.read(catalogue, folder), folder, catalogue, store).refresh()
+"""
+
+
 def test_a_killed_process_loses_at_most_a_batch(made, source):
-    made(source).close()
-    folder = source.parent / "index"
-    script = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from drawn import DIM, Drawn\n"
-        "from mmretrieval.collection import in_milvus\n"
-        "from mmretrieval.collection.collection import Collection\n"
-        "from mmretrieval.index.milvus_table import MilvusTable\n"
-        "in_milvus.BATCH_BYTES = 40 * DIM\n"
-        "put, sent = MilvusTable.put, []\n"
-        "def dies(table, *what):\n"
-        "    put(table, *what)\n"
-        "    sent.append(1)\n"
-        "    len(sent) == 3 and os.kill(os.getpid(), signal.SIGKILL)\n"
-        "MilvusTable.put = dies\n"
-        "Collection.open(Path(sys.argv[1])).update(Drawn())\n"
-    )
-    paths = {"PYTHONPATH": str(Path(__file__).parent)}
-    ended = subprocess.run([sys.executable, "-c", script, str(folder)], env=os.environ | paths, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    with made(source, None) as collection:
+        collection.update(Drawn())
+    with made(source) as collection:
+        folder = collection.folder
+    words = [sys.executable, "-c", DYING, str(folder), str(in_milvus.BATCH_BYTES)]
+    assert subprocess.run(words, check=False, capture_output=True).returncode == -signal.SIGKILL
     collection = made(source)
     report = collection.update(Drawn())
     assert (report.embedded, report.placed) == (0, 20), "what was acknowledged and noted is there"

@@ -33,7 +33,7 @@ from mmretrieval.errors import UserError
             {"pictures": PictureOptions(max_pixels=2048), "trained": TrainedParts(vision_tower=True)},
         ),
         ("qwen3_vl", {"templates": Templates(end='\nIn one "word" {%:', eos=False)}),
-        ("gemma3", {"bidirectional": True, "loading": Loading(attention="eager")}),
+        ("gemma3", {"loading": Loading(attention="eager")}),
         ("smolvlm", {}),
         ("internvl", {}),
     ],
@@ -55,6 +55,7 @@ def test_sentence_transformers_own_modules_embed_as_the_trained_encoder(tiny, tm
     ("family", "options", "reason"),
     [
         ("llava_next", {"pooling": "mean"}, "pooling mean"),
+        ("gemma3", {"bidirectional": True}, "windows of a bidirectional gemma3"),
         (
             "qwen2_vl",
             {

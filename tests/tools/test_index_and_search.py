@@ -6,6 +6,7 @@ from encoders import make, perturb
 from PIL import Image
 
 from mmretrieval import Content, Modality, Retriever
+from mmretrieval.collection.collection import Collection
 from mmretrieval.encoder.provenance import Asked, Provenance, write_provenance
 from mmretrieval.tools.main import main
 
@@ -101,6 +102,50 @@ def test_reranking_reorders_the_same_items(index, tiny_mllm, capsys):
     assert all(0 <= score <= 1 for score in scores)
 
 
+def test_an_index_keeps_how_it_is_searched_and_tells_its_recall(index, album, run, capsys, tmp_path):
+    def indexed(*words):
+        main(["index", str(album), "--out", str(tmp_path / "index"), *words])
+        return capsys.readouterr().out
+
+    before = found(capsys, index, "a red star", "-k", 99)
+    said = indexed("--model", str(run), "--precision", "int8", "--dim", "8")
+    assert "Recall@10 against the exact search: 1.0000 (" in said, "all are scored again"
+    assert "of the index's own embeddings as queries)" in said
+    with Collection.open(tmp_path / "index") as opened:
+        assert (opened.settings.precision, opened.settings.dims) == ("int8", 8)
+    assert "Recall" not in indexed()
+    assert "(5 of the index's" in indexed("--check_recall", "5")
+    with Collection.open(tmp_path / "index") as opened:
+        assert (opened.settings.precision, opened.settings.dims) == ("int8", 8)
+    after = found(capsys, tmp_path / "index", "a red star", "-k", 99)
+    known = {hit["key"]: hit["score"] for hit in before}
+    assert len(after) >= 12
+    assert all(
+        hit["score"] == pytest.approx(known[hit["key"]], abs=1e-4) for hit in after if hit["key"] in known
+    )
+    assert "0 contents embedded" in indexed("--precision", "float32", "--dim", "0")
+    with Collection.open(tmp_path / "index") as opened:
+        assert opened.settings.exact
+
+
+def test_milvus_searches_an_index(index, album, run, capsys, tmp_path):
+    pytest.importorskip("pymilvus")
+    pytest.importorskip("milvus_lite")
+    out = tmp_path / "index"
+    main(["index", str(album), "--out", str(out), "--model", str(run)])
+    expected = found(capsys, out, "a red star", "-k", 5)
+    main(["index", str(album), "--out", str(out), "--backend", "milvus"])
+    said = capsys.readouterr().out
+    assert "0 contents embedded" in said
+    assert "Milvus: 16 vectors added, 0 removed" in said or "Milvus: 17 vectors added, 0 removed" in said
+    assert "Recall@10 against the exact search: 1.0000" in said
+    assert (out / "milvus.db").exists()
+    hits = found(capsys, out, "a red star", "-k", 5)
+    assert [hit["key"] for hit in hits] == [hit["key"] for hit in expected]
+    for ours, theirs in zip(hits, expected, strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -111,14 +156,21 @@ def test_reranking_reorders_the_same_items(index, tiny_mllm, capsys):
         (["search", "{page}", "x"], "is no index"),
         (["index", "{album}", "--out", "{new}"], "--model: give the retriever"),
         (["index", "{album}", "--out", "{new}", "--model", "{album}"], "retriever.json"),
+        (["index", "{album}", "--out", "{new}", "--model", "{run}", "--dim", "999"], "--dim 999: the retr"),
+        (["index", "{album}", "--out", "{index}", "--dim", "-1"], "--dim -1: must be at least 0"),
+        (["index", "{album}", "--out", "{index}", "--uri", "http://host:1"], "give --backend milvus too"),
+        (
+            ["index", "{album}", "--out", "{index}", "--backend", "milvus", "--uri", "milvus.sqlite"],
+            "must end in .db",
+        ),
         (["index", "{album}", "--out", "{index}", "--batch_size", "0"], "--batch_size 0: must be at least 1"),
     ],
 )
-def test_mistakes_are_named(words, said, index, album, tmp_path, capsys):
+def test_mistakes_are_named(words, said, index, album, run, tmp_path, capsys):
     page = tmp_path / "page.jpg"
     page.write_text("<html>")
     Image.new("RGB", (2, 2)).save(tmp_path / "fine.png")
-    names = {"index": index, "album": album, "page": page, "new": tmp_path / "new"}
+    names = {"index": index, "album": album, "page": page, "new": tmp_path / "new", "run": run}
     with pytest.raises(SystemExit) as ended:
         main([word.format(**names) for word in words])
     assert ended.value.code == 2
