@@ -180,7 +180,11 @@ def test_a_path_or_an_address_instead_of_an_upload_is_refused(address, files):
 def test_the_page_looks_as_it_should(view, tmp_path):
     view.fill("#text textarea", "Note number 3.")
     found(view)
-    view.wait_for_function("[...document.images].every(image => image.complete)")
+    shown = "[...document.querySelectorAll('.hit img')]"
+    view.wait_for_function(f"{shown}.every(image => image.naturalWidth > 0)")
+    # What is loaded may not be painted yet.
+    view.evaluate(f"Promise.all({shown}.map(image => image.decode()))")
+    view.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     view.screenshot(path=tmp_path / "page.png")
     pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
     for colour in ((255, 0, 0), (0, 128, 0), (0, 0, 255)):  # the three pictures are seen
