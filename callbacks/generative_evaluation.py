@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +121,7 @@ class GenerativeEvaluation(Callback):
             steps=trainer.global_step,
             batch=data.batch_size * trainer.world_size,
             seed=data.seed,
+            device=_device_name(module.device),
             tiled=data.tiled_every,
             captioning=data.captioning_steps,
             rows=rows,
@@ -131,10 +131,17 @@ class GenerativeEvaluation(Callback):
         )
 
 
+def _device_name(device: torch.device) -> str:
+    return (
+        f"one {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"the {device.type.upper()}"
+    )
+
+
 def _without_further(dialogue: Dialogue, turn: Turn) -> Dialogue:
     """The dialogue without the pictures of turns that are not asked."""
-    shown = turn.prompt.count(PICTURE)
-    return replace(dialogue, images=dialogue.images[:shown]) if shown else dialogue
+    if not dialogue.places_pictures:
+        return dialogue
+    return Dialogue(dialogue.images[: turn.prompt.count(PICTURE)], (turn,))
 
 
 _CARD = """# The small MLLM that ships
@@ -145,11 +152,12 @@ background. It exists so that every command of this project runs without a downl
 no general model.
 
 Made by `lightning fit -c configs/pretrain_small_mllm.yaml` from random weights: {steps} steps of {batch}
-dialogues, seed {seed}, every {tiled}th batch with any-resolution tiles, the others with whole pictures.
-Captions, questions (colour, shape, size, place, count, background, relation), rewriting of texts, portraits
+dialogues on {device}, seed {seed}, every {tiled}th batch with any-resolution tiles, the others with whole
+pictures. Captions, questions (colour, shape, size, place, count, background, relation), rewriting of texts, portraits
 of single objects, what a change makes of a picture, and True/False: matching of picture and text, two
-pictures, two texts, and queries with candidates of the embedded benchmark's kinds in the reranker's prompts;
-the first {captioning} steps show captions, portraits and rewriting only. Loss on the answers' tokens only. No
+pictures, two texts, and queries with candidates of the embedded benchmark's kinds in the reranker's prompts,
+with what speaks against the wrong ones; the first {captioning} steps show captions, portraits and rewriting
+only. Loss on the answers' tokens only. No
 scene and no fact of the embedded benchmark's test split is ever shown.
 
 Last training loss {train_loss:.4f}. On held-out scenes, half of which show (colour, shape) pairs that

@@ -53,6 +53,17 @@ class GenerativePretraining(LightningModule):
         self.model: LlavaNextForConditionalGeneration
 
     @override
+    def on_fit_start(self) -> None:
+        # TF32 on a GPU: weights that are stored in half precision need no more.
+        self._precision = torch.get_float32_matmul_precision()
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+
+    @override
+    def on_fit_end(self) -> None:
+        torch.set_float32_matmul_precision(self._precision)
+
+    @override
     def configure_model(self) -> None:
         data = self._data
         self.model = data.architecture.model(data.tokenizer, self._seed)

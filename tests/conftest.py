@@ -19,7 +19,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each of the processes 
     torch.set_num_threads(1)
 
 TINY = SmallMLLM(
-    vocabulary=300, image_side=32, patch_side=16, vision_width=32, vision_layers=1, width=64, layers=2
+    vocabulary=300,
+    image_side=32,
+    patch_side=16,
+    vision_width=32,
+    vision_layers=1,
+    width=64,
+    layers=2,
+    mlp_width=128,
 )
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ("a red star on white paper", "Instruct: find a picture", "Query: two blue circles") * 5

@@ -11,7 +11,14 @@ from mmretrieval.encoder.backbone import load_processor
 from mmretrieval.encoder.small_mllm import SmallMLLM
 
 TINY = SmallMLLM(
-    vocabulary=400, image_side=32, patch_side=16, vision_width=32, vision_layers=1, width=64, layers=1
+    vocabulary=400,
+    image_side=32,
+    patch_side=16,
+    vision_width=32,
+    vision_layers=1,
+    width=64,
+    layers=1,
+    mlp_width=128,
 )
 
 

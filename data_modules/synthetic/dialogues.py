@@ -19,6 +19,7 @@ CAPTION_PROMPT = "Describe the picture."
 CAPTION_PROMPTS = (CAPTION_PROMPT, "What does the picture show?", "Give a caption.")
 CHANGE_PROMPT = "Describe the picture after the change."
 REWRITE_PROMPT = "Rewrite as a plain description."
+WHY_PROMPT = "Why?"
 _PROMPTS = RerankPrompts()
 MATCH_PROMPTS = (
     "Does the picture match the text? True or False",
@@ -40,7 +41,7 @@ FURTHER = ", further"
 class Turn(NamedTuple):
     """A prompt, its answer, and what the answer is about (for accuracies by kind).
 
-    A prompt may say where pictures stand; if the first does not, all stand before it.
+    A prompt may say where pictures stand; if none of a dialogue does, all stand before its first.
     """
 
     prompt: str
@@ -55,9 +56,14 @@ class Dialogue:
     images: tuple[Image.Image, ...]
     turns: tuple[Turn, ...]
 
+    @property
+    def places_pictures(self) -> bool:
+        """Whether a prompt says where pictures stand."""
+        return any(PICTURE in turn.prompt for turn in self.turns)
+
     def opening(self, turn: Turn) -> str:
         """The prompt of a turn with all pictures, as for a dialogue that begins with it."""
-        marks = "" if PICTURE in turn.prompt else f"{PICTURE}\n" * len(self.images)
+        marks = "" if self.places_pictures else f"{PICTURE}\n" * len(self.images)
         return marks + turn.prompt
 
 
@@ -95,7 +101,7 @@ class DialogueSampler:
             self.judged,
             self.changed,
         )
-        return self._rng.choices(kinds, weights=(14, 18, 4, 5, 3, 4, 42, 10))[0]()
+        return self._rng.choices(kinds, weights=(10, 12, 4, 4, 3, 3, 56, 8))[0]()
 
     def first_dialogue(self) -> Dialogue:
         """Draw a dialogue that teaches to see: a caption or a portrait, or a text to be rewritten."""
@@ -153,22 +159,24 @@ class DialogueSampler:
         return Dialogue((picture,), (Turn("What is this?", f"{colour} {shape}", "portrait"),))
 
     def judged(self) -> Dialogue:
-        """A query and candidates of the benchmark's kinds, as a reranker asks; and what a picture shows."""
+        """A query and candidates as a reranker asks, what speaks against them, and what a picture shows."""
         asked = self._judgements.judgement()
         prompt, query = _PROMPTS.of(asked.task), _said(asked.query)
         kind, further = f"judgement, {asked.task}", f"judgement, {asked.task}{FURTHER}"
         turns = []
-        for number, (candidate, right) in enumerate(asked.candidates):
+        for number, judged in enumerate(asked.candidates):
             # The first prompt is a reranker's; the others are its end, from where the candidate stands.
             words = prompt if not number else prompt.partition("{query}")[2]
-            text = words.format(query=query, candidate=_said(candidate), instruction="").strip("\n")
-            turns.append(Turn(text, str(right), further if number else kind))
+            text = words.format(query=query, candidate=_said(judged.content), instruction="").strip("\n")
+            turns.append(Turn(text, str(judged.right), further if number else kind))
+            if not judged.right:  # having to say why teaches to look at what decides
+                turns.append(Turn(WHY_PROMPT, judged.reason, f"reason, {asked.task}{FURTHER}"))
         if asked.shown is not None:
             which = "first" if asked.query.image is not None else "last"
             turns.append(
                 Turn(f"Describe the {which} picture.", canonical_caption(asked.shown), f"caption{FURTHER}")
             )
-        contents = [asked.query, *(candidate.content for candidate in asked.candidates)]
+        contents = [asked.query, *(judged.content for judged in asked.candidates)]
         return Dialogue(tuple(c.image for c in contents if c.image is not None), tuple(turns))
 
     def changed(self) -> Dialogue:

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
-from PIL import Image
-
-from data_modules.synthetic.drawing import draw_entity, draw_scene
+from data_modules.synthetic.contents import ContentSampler
 from data_modules.synthetic.entities import TOPICS, Fact, facts_of_splits
-from data_modules.synthetic.genres import catalogue_entry, headline, news_article, news_caption
+from data_modules.synthetic.genres import headline, news_article
 from data_modules.synthetic.inquiries import draw_inquiries, inquiry_text
-from data_modules.synthetic.scenes import BACKGROUNDS, COUNTS, PLACES, SIZES, Group, Scene, SceneSampler
-from data_modules.synthetic.texts import caption, change_text, group_phrase, passage, sentence
-from mmretrieval.content import Content
+from data_modules.synthetic.reasons import (
+    RIGHT,
+    change_reason,
+    fact_reason,
+    modality_reason,
+    scene_reason,
+)
+from data_modules.synthetic.scenes import Scene, SceneSampler
+from data_modules.synthetic.texts import change_text, group_phrase, passage, sentence
+from mmretrieval.content import Content, Modality
 
 _FACTS = facts_of_splits(0)
+_ASIDE = 0.12
+_Thing = TypeVar("_Thing", Scene, Fact)
 
 
 class Judged(NamedTuple):
-    """A candidate, and whether it answers the query."""
+    """A candidate, and what speaks against it as an answer to the query.
+
+    Args:
+        content: The candidate.
+        reason: What is wrong in a few words; empty where nothing is.
+    """
 
     content: Content
-    right: bool
+    reason: str
+
+    @property
+    def right(self) -> bool:
+        """Whether it answers the query."""
+        return self.reason == RIGHT
 
 
 class Judgement(NamedTuple):
@@ -43,7 +61,9 @@ class Judgement(NamedTuple):
 
 
 class JudgementSampler:
-    """Draws judgements; about half of the candidates are right, most others near-duplicates of a right one.
+    """Draws judgements; almost half of the candidates are right, most others near-duplicates of a right one.
+
+    Some are of another modality than the task asks for, which is wrong whatever they show.
 
     Args:
         rng: Source of randomness.
@@ -56,19 +76,20 @@ class JudgementSampler:
         self, rng: random.Random, scenes: SceneSampler, *, held_out: bool, candidates: int = 2
     ) -> None:
         self._rng, self._scenes, self._count = rng, scenes, candidates
+        self._contents = ContentSampler(rng, scenes)
         self._facts = _FACTS["test" if held_out else "train"]
 
     def judgement(self) -> Judgement:
         """Draw a judgement of any task; composed queries are asked most."""
         kinds: dict[Callable[[], Judgement], int] = {
-            self.text_to_picture: 14,
+            self.text_to_picture: 12,
             self.question_to_passage: 8,
             self.text_to_both: 10,
-            self.picture_to_text: 12,
-            self.twin: 10,
+            self.picture_to_text: 10,
+            self.twin: 8,
             self.entity_to_passage: 14,
-            self.change: 22,
-            self.entity_to_article: 10,
+            self.change: 26,
+            self.entity_to_article: 12,
         }
         return self._rng.choices([*kinds], weights=[*kinds.values()])[0]()
 
@@ -76,79 +97,104 @@ class JudgementSampler:
         """A text, and pictures of its scene or others."""
         scene = self._scenes.scene()
         others = self._others(scene)
-        found = [Judged(Content(None, self._picture(other)), other == scene) for other in others]
-        return Judgement("task0", Content(self._text(scene)), tuple(found), others[-1])
+        found = self._judged(others, Modality.IMAGE, self._contents.of_scene, partial(scene_reason, scene))
+        return Judgement("task0", Content(self._contents.text(scene)), found, _last_shown(found, others))
 
     def picture_to_text(self) -> Judgement:
         """A picture, and texts about its scene or others."""
         scene = self._scenes.scene()
-        found = [Judged(Content(self._text(other)), other == scene) for other in self._others(scene)]
-        return Judgement("task3", Content(None, self._picture(scene)), tuple(found), scene)
+        found = self._judged(
+            self._others(scene),
+            Modality.TEXT,
+            self._contents.of_scene,
+            partial(scene_reason, scene),
+        )
+        return Judgement("task3", Content(None, self._contents.picture(scene)), found, scene)
 
     def question_to_passage(self) -> Judgement:
         """A question, and passages that answer it or are about scenes that it does not fit."""
         rng = self._rng
         scene = self._scenes.scene(rng.randint(2, 3))
         (inquiry,) = draw_inquiries(scene, 1, rng)
-        answers = inquiry.answers()
-        found = [Judged(Content(passage(other, rng)), _fits(answers, other)) for other in self._others(scene)]
-        return Judgement("task1", Content(inquiry_text(inquiry, rng)), tuple(found), None)
+        reason = _reason_of_answer(scene, inquiry.answers())
+        found = self._judged(self._others(scene), Modality.TEXT, self._contents.of_scene, reason, passage)
+        return Judgement("task1", Content(inquiry_text(inquiry, rng)), found, None)
 
     def text_to_both(self) -> Judgement:
         """A question or an article, and pictures with a line that tells a part of them."""
-        rng = self._rng
+        rng, both = self._rng, Modality.IMAGE_TEXT
         scene = self._scenes.scene(rng.randint(2, 3))
         others = self._others(scene)
         if rng.random() < 0.5:
             (inquiry,) = draw_inquiries(scene, 1, rng)
-            text, answers = inquiry_text(inquiry, rng), inquiry.answers()
-            right = [_fits(answers, other) for other in others]
-            lines = [sentence(group_phrase(rng.choice(other.groups), rng)) for other in others]
+            text, reason = inquiry_text(inquiry, rng), _reason_of_answer(scene, inquiry.answers())
+            found = self._judged(others, both, self._contents.of_scene, reason, _one_group)
         else:
-            text, right = news_article(scene, rng), [other == scene for other in others]
-            lines = [headline(other, rng) for other in others]
-        found = [
-            Judged(Content(line, self._picture(other)), fits)
-            for line, other, fits in zip(lines, others, right, strict=True)
-        ]
-        return Judgement("task2", Content(text), tuple(found), others[-1])
+            text = news_article(scene, rng)
+            found = self._judged(
+                others, both, self._contents.of_scene, partial(scene_reason, scene), headline
+            )
+        return Judgement("task2", Content(text), found, _last_shown(found, others))
 
     def twin(self) -> Judgement:
         """Pictures of the same scene or not."""
         scene = self._scenes.scene()
-        others = self._others(scene)
-        found = [Judged(Content(None, self._picture(other)), other == scene) for other in others]
-        return Judgement("task4", Content(None, self._picture(scene)), tuple(found), scene)
+        found = self._judged(
+            self._others(scene),
+            Modality.IMAGE,
+            self._contents.of_scene,
+            partial(scene_reason, scene),
+        )
+        return Judgement("task4", Content(None, self._contents.picture(scene)), found, scene)
 
     def change(self) -> Judgement:
         """A picture with a change, and pictures that result, or that have another change or none."""
         rng, scenes = self._rng, self._scenes
         before = scenes.scene(rng.choice((1, 1, 2, 3)))
         after = scenes.variant(before)
-        found = []
+        shown = []
         for _ in range(self._count):
-            wrong = rng.choice((scenes.variant(before), scenes.variant(after), before))
-            shown = after if rng.random() < 0.5 else wrong
-            found.append(Judged(Content(None, self._picture(shown)), shown == after))
-        query = Content(change_text(before, after, rng), self._picture(before))
-        return Judgement("task7", query, tuple(found), before)
+            wrong = rng.choice(
+                (scenes.variant(before), scenes.variant(after), before, scenes.scene(len(before.groups)))
+            )
+            shown.append(after if rng.random() < 0.5 else wrong)
+        query = Content(change_text(before, after, rng), self._contents.picture(before))
+        found = self._judged(
+            shown, Modality.IMAGE, self._contents.of_scene, partial(change_reason, before, after)
+        )
+        return Judgement("task7", query, found, before)
 
     def entity_to_passage(self) -> Judgement:
         """A picture of an entity with a question about it, and passages with its answer or others."""
-        fact = self._rng.choice(self._facts)
-        others = [self._other_fact(fact) for _ in range(self._count)]
-        found = [Judged(Content(other.passage(self._rng)), other == fact) for other in others]
-        return Judgement("task6", self._about(fact), tuple(found), None)
+        return self._entity("task6", Modality.TEXT)
 
     def entity_to_article(self) -> Judgement:
         """The same, and passages with pictures."""
+        return self._entity("task8", Modality.IMAGE_TEXT)
+
+    def _entity(self, task: str, target: Modality) -> Judgement:
         fact = self._rng.choice(self._facts)
         others = [self._other_fact(fact) for _ in range(self._count)]
-        found = [
-            Judged(Content(other.passage(self._rng), self._portrait(other)), other == fact)
-            for other in others
-        ]
-        return Judgement("task8", self._about(fact), tuple(found), None)
+        found = self._judged(others, target, self._contents.of_fact, partial(fact_reason, fact))
+        return Judgement(task, self._about(fact), found, None)
+
+    def _judged(
+        self,
+        things: Sequence[_Thing],
+        target: Modality,
+        content: Callable[..., Content],
+        reason: Callable[[_Thing], str],
+        *words: Callable[[_Thing, random.Random], str],
+    ) -> tuple[Judged, ...]:
+        """A candidate for each thing, mostly of the target's modality."""
+        found = []
+        for thing in things:
+            modality = target
+            if self._rng.random() < _ASIDE:
+                modality = self._rng.choice([other for other in Modality if other != target])
+            why = reason(thing) if modality == target else modality_reason(modality)
+            found.append(Judged(content(thing, modality, *words), why))
+        return tuple(found)
 
     def _others(self, scene: Scene) -> list[Scene]:
         """For each candidate the scene itself, or mostly a near-duplicate."""
@@ -156,14 +202,14 @@ class JudgementSampler:
 
     def _other(self, scene: Scene) -> Scene:
         draw = self._rng.random()
-        if draw < 0.5:
+        if draw < 0.52:
             return scene
         return self._scenes.variant(scene) if draw < 0.85 else self._scenes.scene(len(scene.groups))
 
     def _other_fact(self, fact: Fact) -> Fact:
         """The fact, or one of the same entity or the same topic, sometimes any other."""
         rng = self._rng
-        if (draw := rng.random()) < 0.5:
+        if (draw := rng.random()) < 0.52:
             return fact
         alike = [f for f in self._facts if f.pair == fact.pair and f != fact]
         near = [
@@ -171,30 +217,30 @@ class JudgementSampler:
             for f in self._facts
             if f.topic == fact.topic and f != fact and (f.colour == fact.colour or f.shape == fact.shape)
         ]
-        others = alike if draw < 0.7 else near if draw < 0.92 else self._facts
+        others = alike if draw < 0.7 else near if draw < 0.9 else self._facts
         return rng.choice(others or self._facts)
 
     def _about(self, fact: Fact) -> Content:
         topic = TOPICS[fact.topic]
         wordings = self._rng.choice((topic.questions, topic.inquiries))
-        return Content(self._rng.choice(wordings), self._portrait(fact))
+        return Content(self._rng.choice(wordings), self._contents.portrait(fact))
 
-    def _portrait(self, fact: Fact) -> Image.Image:
-        rng = self._rng
-        if rng.random() < 0.5:
-            return draw_entity(fact.colour, fact.shape, rng.getrandbits(32))
-        while True:
-            group = Group(fact.shape, fact.colour, rng.choice(SIZES), rng.choice(COUNTS), rng.choice(PLACES))
-            scene = Scene(rng.choice(BACKGROUNDS), (group,))
-            if self._scenes.allows(scene):
-                return self._picture(scene)
 
-    def _text(self, scene: Scene) -> str:
-        kinds = (caption, caption, news_caption, catalogue_entry)
-        return self._rng.choice(kinds)(scene, self._rng)
+def _last_shown(found: Sequence[Judged], scenes: Sequence[Scene]) -> Scene | None:
+    return scenes[-1] if found[-1].content.image is not None else None
 
-    def _picture(self, scene: Scene) -> Image.Image:
-        return draw_scene(scene, self._rng.getrandbits(32))
+
+def _one_group(scene: Scene, rng: random.Random) -> str:
+    return sentence(group_phrase(rng.choice(scene.groups), rng))
+
+
+def _reason_of_answer(asked: Scene, answers: list[Scene]) -> Callable[[Scene], str]:
+    """What speaks against a scene as answer to a question about another: nothing, if it shows an answer."""
+
+    def reason(scene: Scene) -> str:
+        return RIGHT if _fits(answers, scene) else scene_reason(asked, scene)
+
+    return reason
 
 
 def _fits(answers: list[Scene], scene: Scene) -> bool:

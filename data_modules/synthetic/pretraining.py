@@ -16,7 +16,7 @@ from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 
 from data_modules.retrieval import ResumableDataLoader
 from data_modules.synthetic.benchmark import scenes_of_test
-from data_modules.synthetic.dialogues import Dialogue, DialogueSampler
+from data_modules.synthetic.dialogues import PICTURE, Dialogue, DialogueSampler
 from mmretrieval.batches import EncoderInputs, GenerativeBatch
 from mmretrieval.encoder.families import FAMILIES
 from mmretrieval.encoder.pictures import (
@@ -126,15 +126,22 @@ class DialogueCollator:
     def _tokens(self, dialogue: Dialogue, image_tokens: list[int]) -> tuple[list[int], list[int]]:
         tokenizer = self._processor.tokenizer
         counts = iter(image_tokens)
+        placed = sum(_asked(dialogue, number).count(PICTURE) for number in range(len(dialogue.turns)))
+        if placed != len(image_tokens):  # an iterator that ends would end a worker's stream silently
+            raise ValueError(f"{placed} places for {len(image_tokens)} pictures: {dialogue.turns}")
         ids, labels = [tokenizer.bos_token_id], [IGNORED]
         for number, turn in enumerate(dialogue.turns):
-            asked = turn.prompt if number else dialogue.opening(turn)
-            shown = re.sub(IMAGE, lambda _: IMAGE * next(counts), asked)
+            shown = re.sub(IMAGE, lambda _: IMAGE * next(counts), _asked(dialogue, number))
             said = (f"{USER}{shown}{ASSISTANT}", f" {turn.answer}{tokenizer.eos_token}")
             prompt, answer = tokenizer(list(said), add_special_tokens=False).input_ids
             ids += prompt + answer
             labels += [IGNORED] * len(prompt) + answer
         return ids, labels
+
+
+def _asked(dialogue: Dialogue, number: int) -> str:
+    turn = dialogue.turns[number]
+    return turn.prompt if number else dialogue.opening(turn)
 
 
 class DialogueDataModule(LightningDataModule):

@@ -45,7 +45,9 @@ class SmallMLLM:
         vision_width: Hidden size of the vision tower; a multiple of 32.
         vision_layers: Layers of the vision tower.
         width: Hidden size of the language model; a multiple of 64.
-        layers: Layers of the language model.
+        layers: Layers of the language model. Judging a pair takes steps one after another (what changes, what
+            results, what is shown instead), hence rather deep than wide.
+        mlp_width: Hidden size of its feed-forward layers.
         max_positions: Longest sequence in tokens.
     """
 
@@ -55,7 +57,8 @@ class SmallMLLM:
     vision_width: int = 128
     vision_layers: int = 4
     width: int = 192
-    layers: int = 4
+    layers: int = 6
+    mlp_width: int = 384
     max_positions: int = 2048
 
     @property
@@ -135,7 +138,7 @@ class SmallMLLM:
         text = MistralConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.width,
-            intermediate_size=8 * self.width // 3,
+            intermediate_size=self.mlp_width,
             num_hidden_layers=self.layers,
             num_attention_heads=self.width // 32,
             num_key_value_heads=self.width // 64,

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from data_modules.synthetic import judgements
+from data_modules.synthetic import contents, judgements
 from data_modules.synthetic.benchmark import scenes_of_test
 from data_modules.synthetic.entities import TOPICS, facts_of_splits
 from data_modules.synthetic.judgements import JudgementSampler
@@ -36,16 +36,22 @@ def test_every_task_with_a_prompt_is_judged_and_both_answers_are_frequent():
         assert 0.4 < share < 0.65, task
 
 
-def test_modalities_are_those_of_the_tasks():
+def test_what_is_right_has_the_modality_of_the_task_and_what_has_not_is_named_so():
     made = sampler()
     kinds = {"task0": "ti", "task1": "tt", "task2": "tb", "task3": "it", "task4": "ii", "task6": "bt"}
     kinds |= {"task7": "bi", "task8": "bb"}
-    for _ in range(200):
+    letter = {(True, False): "t", (False, True): "i", (True, True): "b"}
+    named = {"t": "a text", "i": "a picture", "b": "a picture with a text"}
+    aside = 0
+    for _ in range(600):
         found = made.judgement()
-        contents = [(found.query, 0), *((judged.content, 1) for judged in found.candidates)]
-        for content, side in contents:
-            has = {"t": (True, False), "i": (False, True), "b": (True, True)}[kinds[found.task][side]]
-            assert (content.text is not None, content.image is not None) == has
+        asked, wanted = kinds[found.task]
+        assert letter[found.query.text is not None, found.query.image is not None] == asked
+        for judged in found.candidates:
+            kind = letter[judged.content.text is not None, judged.content.image is not None]
+            aside += kind != wanted
+            assert (judged.reason == named[kind]) == (kind != wanted)
+    assert 0.08 < aside / 1200 < 0.16
 
 
 def test_a_passage_is_right_iff_it_tells_the_fact(monkeypatch):
@@ -53,30 +59,34 @@ def test_a_passage_is_right_iff_it_tells_the_fact(monkeypatch):
     monkeypatch.setattr(made, "_about", lambda fact: asked.append(fact) or Content("question"))
     answers = Counter()
     for _ in range(300):
-        for content, right in made.entity_to_passage().candidates:
-            fact = asked[-1]
+        for judged in made.entity_to_passage().candidates:
+            content, right, fact = judged.content, judged.right, asked[-1]
             own = (
                 p.format(name=f"{fact.colour} {fact.shape}", value=fact.value)
                 for p in TOPICS[fact.topic].passages
             )
-            assert right == (content.text in {sentence(text) for text in own})
+            tells = content.text in {sentence(text) for text in own}
+            assert right == (tells and content.image is None)
             answers[right] += 1
     assert min(answers.values()) > 200
 
 
 def test_changes_are_right_iff_the_scene_results(monkeypatch):
     """The drawn scenes are compared with what the text's scene is."""
-    drawn, changes = [], []
-    monkeypatch.setattr(judgements, "draw_scene", lambda scene, seed: drawn.append(scene) or scene)
+    changes = []
+    monkeypatch.setattr(contents, "draw_scene", lambda scene, seed: scene)
     monkeypatch.setattr(judgements, "change_text", lambda a, b, rng: changes.append((a, b)) or "text")
-    made = sampler()
+    made, unchanged = sampler(), 0
     for _ in range(300):
-        drawn.clear()
         found = made.change()
-        *shown, start = drawn
         before, after = changes[-1]
-        assert start == before == found.shown
-        assert [judged.right for judged in found.candidates] == [scene == after for scene in shown]
+        assert found.query.image == before == found.shown
+        for judged in found.candidates:
+            scene = judged.content.image
+            assert judged.right == (scene == after and judged.content.text is None)
+            assert (judged.reason == "no change") == (scene == before and judged.content.text is None)
+            unchanged += judged.reason == "no change"
+    assert unchanged > 20
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +96,8 @@ def tested():
 
 def test_no_scene_of_the_test_split_is_drawn(tested, monkeypatch):
     drawn = []
-    monkeypatch.setattr(judgements, "draw_scene", lambda scene, seed: drawn.append(scene) or PICTURE)
-    monkeypatch.setattr(judgements, "draw_entity", lambda *_: PICTURE)
+    monkeypatch.setattr(contents, "draw_scene", lambda scene, seed: drawn.append(scene) or PICTURE)
+    monkeypatch.setattr(contents, "draw_entity", lambda *_: PICTURE)
     assert len(tested) > 50
     # So many draws that a sampler without the list would meet some of few scenes.
     few = frozenset(signature(SceneSampler(random.Random(n), held_out=False).scene(1)) for n in range(3000))
@@ -108,7 +118,7 @@ def test_facts_are_those_of_training(monkeypatch):
 
 def test_portraits_of_entities_are_no_scenes_of_the_test_split(monkeypatch):
     drawn = []
-    monkeypatch.setattr(judgements, "draw_scene", lambda scene, seed: drawn.append(scene) or PICTURE)
+    monkeypatch.setattr(contents, "draw_scene", lambda scene, seed: drawn.append(scene) or PICTURE)
     every = sampler()
     for _ in range(300):
         every.entity_to_article()

@@ -16,7 +16,14 @@ from data_modules.synthetic.scenes import HELD_OUT_PAIRS
 from mmretrieval.encoder.small_mllm import SmallMLLM
 
 TINY = SmallMLLM(
-    vocabulary=400, image_side=32, patch_side=16, vision_width=32, vision_layers=1, width=64, layers=1
+    vocabulary=400,
+    image_side=32,
+    patch_side=16,
+    vision_width=32,
+    vision_layers=1,
+    width=64,
+    layers=1,
+    mlp_width=128,
 )
 
 
@@ -113,3 +120,11 @@ def test_pictures_stand_where_the_prompt_says(data):
         assert plain.startswith(
             f"<s>USER: {dialogue.turns[0].prompt} ASSISTANT: {dialogue.turns[0].answer}</s>"
         )
+
+
+def test_every_picture_of_a_dialogue_has_its_place():
+    dataset = DialogueDataset(3, held_out=False)
+    for index in range(400):
+        dialogue, _ = dataset[index, False]
+        asked = [dialogue.opening(dialogue.turns[0]), *(turn.prompt for turn in dialogue.turns[1:])]
+        assert sum(text.count("<image>") for text in asked) == len(dialogue.images)
