@@ -19,6 +19,7 @@ CAPTION_PROMPT = "Describe the picture."
 CAPTION_PROMPTS = (CAPTION_PROMPT, "What does the picture show?", "Give a caption.")
 CHANGE_PROMPT = "Describe the picture after the change."
 REWRITE_PROMPT = "Rewrite as a plain description."
+CHECK_PROMPT = "Is the {} right?"
 WHY_PROMPT = "Why?"
 _PROMPTS = RerankPrompts()
 MATCH_PROMPTS = (
@@ -169,7 +170,12 @@ class DialogueSampler:
             words = prompt if not number else prompt.partition("{query}")[2]
             text = words.format(query=query, candidate=_said(judged.content), instruction="").strip("\n")
             turns.append(Turn(text, str(judged.right), further if number else kind))
-            if not judged.right:  # having to say why teaches to look at what decides
+            # A single answer to a whole pair teaches little; what is right and wrong in it, what to look at.
+            turns += [
+                Turn(CHECK_PROMPT.format(aspect), str(right), f"check of {aspect}{FURTHER}")
+                for aspect, right in judged.checks
+            ]
+            if not judged.right:
                 turns.append(Turn(WHY_PROMPT, judged.reason, f"reason, {asked.task}{FURTHER}"))
         if asked.shown is not None:
             which = "first" if asked.query.image is not None else "last"

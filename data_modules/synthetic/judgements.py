@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+from data_modules.synthetic.aspects import (
+    FACT_ASPECTS,
+    RIGHT,
+    SCENE_ASPECTS,
+    modality_reason,
+    reason_of,
+    wrong_in_fact,
+    wrong_in_scene,
+)
 from data_modules.synthetic.contents import ContentSampler
 from data_modules.synthetic.entities import TOPICS, Fact, facts_of_splits
 from data_modules.synthetic.genres import headline, news_article
 from data_modules.synthetic.inquiries import draw_inquiries, inquiry_text
-from data_modules.synthetic.reasons import (
-    RIGHT,
-    change_reason,
-    fact_reason,
-    modality_reason,
-    scene_reason,
-)
 from data_modules.synthetic.scenes import Scene, SceneSampler
 from data_modules.synthetic.texts import change_text, group_phrase, passage, sentence
 from mmretrieval.content import Content, Modality
@@ -28,15 +30,17 @@ _Thing = TypeVar("_Thing", Scene, Fact)
 
 
 class Judged(NamedTuple):
-    """A candidate, and what speaks against it as an answer to the query.
+    """A candidate, and what speaks for and against it as an answer to the query.
 
     Args:
         content: The candidate.
         reason: What is wrong in a few words; empty where nothing is.
+        checks: Some aspects, and whether they are right.
     """
 
     content: Content
     reason: str
+    checks: tuple[tuple[str, bool], ...]
 
     @property
     def right(self) -> bool:
@@ -95,19 +99,19 @@ class JudgementSampler:
 
     def text_to_picture(self) -> Judgement:
         """A text, and pictures of its scene or others."""
-        scene = self._scenes.scene()
+        scene = self._scenes.scene(self._rng.choice((1, 1, 2, 3)))
         others = self._others(scene)
-        found = self._judged(others, Modality.IMAGE, self._contents.of_scene, partial(scene_reason, scene))
+        found = self._judged(others, Modality.IMAGE, self._contents.of_scene, partial(wrong_in_scene, scene))
         return Judgement("task0", Content(self._contents.text(scene)), found, _last_shown(found, others))
 
     def picture_to_text(self) -> Judgement:
         """A picture, and texts about its scene or others."""
-        scene = self._scenes.scene()
+        scene = self._scenes.scene(self._rng.choice((1, 1, 2, 3)))
         found = self._judged(
             self._others(scene),
             Modality.TEXT,
             self._contents.of_scene,
-            partial(scene_reason, scene),
+            partial(wrong_in_scene, scene),
         )
         return Judgement("task3", Content(None, self._contents.picture(scene)), found, scene)
 
@@ -116,8 +120,8 @@ class JudgementSampler:
         rng = self._rng
         scene = self._scenes.scene(rng.randint(2, 3))
         (inquiry,) = draw_inquiries(scene, 1, rng)
-        reason = _reason_of_answer(scene, inquiry.answers())
-        found = self._judged(self._others(scene), Modality.TEXT, self._contents.of_scene, reason, passage)
+        wrong = partial(_wrong_in_answer, inquiry.answers())
+        found = self._judged(self._others(scene), Modality.TEXT, self._contents.of_scene, wrong, passage)
         return Judgement("task1", Content(inquiry_text(inquiry, rng)), found, None)
 
     def text_to_both(self) -> Judgement:
@@ -127,23 +131,23 @@ class JudgementSampler:
         others = self._others(scene)
         if rng.random() < 0.5:
             (inquiry,) = draw_inquiries(scene, 1, rng)
-            text, reason = inquiry_text(inquiry, rng), _reason_of_answer(scene, inquiry.answers())
-            found = self._judged(others, both, self._contents.of_scene, reason, _one_group)
+            text, wrong = inquiry_text(inquiry, rng), partial(_wrong_in_answer, inquiry.answers())
+            found = self._judged(others, both, self._contents.of_scene, wrong, _one_group)
         else:
             text = news_article(scene, rng)
             found = self._judged(
-                others, both, self._contents.of_scene, partial(scene_reason, scene), headline
+                others, both, self._contents.of_scene, partial(wrong_in_scene, scene), headline
             )
         return Judgement("task2", Content(text), found, _last_shown(found, others))
 
     def twin(self) -> Judgement:
         """Pictures of the same scene or not."""
-        scene = self._scenes.scene()
+        scene = self._scenes.scene(self._rng.choice((1, 1, 2, 3)))
         found = self._judged(
             self._others(scene),
             Modality.IMAGE,
             self._contents.of_scene,
-            partial(scene_reason, scene),
+            partial(wrong_in_scene, scene),
         )
         return Judgement("task4", Content(None, self._contents.picture(scene)), found, scene)
 
@@ -154,14 +158,10 @@ class JudgementSampler:
         after = scenes.variant(before)
         shown = []
         for _ in range(self._count):
-            wrong = rng.choice(
-                (scenes.variant(before), scenes.variant(after), before, scenes.scene(len(before.groups)))
-            )
-            shown.append(after if rng.random() < 0.5 else wrong)
+            wrong = rng.choice((scenes.variant(before), before, self._wrong(after), self._wrong(after)))
+            shown.append(after if rng.random() < 0.52 else wrong)
         query = Content(change_text(before, after, rng), self._contents.picture(before))
-        found = self._judged(
-            shown, Modality.IMAGE, self._contents.of_scene, partial(change_reason, before, after)
-        )
+        found = self._judged(shown, Modality.IMAGE, self._contents.of_scene, partial(wrong_in_scene, after))
         return Judgement("task7", query, found, before)
 
     def entity_to_passage(self) -> Judgement:
@@ -175,7 +175,7 @@ class JudgementSampler:
     def _entity(self, task: str, target: Modality) -> Judgement:
         fact = self._rng.choice(self._facts)
         others = [self._other_fact(fact) for _ in range(self._count)]
-        found = self._judged(others, target, self._contents.of_fact, partial(fact_reason, fact))
+        found = self._judged(others, target, self._contents.of_fact, partial(wrong_in_fact, fact))
         return Judgement(task, self._about(fact), found, None)
 
     def _judged(
@@ -183,7 +183,7 @@ class JudgementSampler:
         things: Sequence[_Thing],
         target: Modality,
         content: Callable[..., Content],
-        reason: Callable[[_Thing], str],
+        compare: Callable[[_Thing], Sequence[str]],
         *words: Callable[[_Thing, random.Random], str],
     ) -> tuple[Judged, ...]:
         """A candidate for each thing, mostly of the target's modality."""
@@ -192,19 +192,36 @@ class JudgementSampler:
             modality = target
             if self._rng.random() < _ASIDE:
                 modality = self._rng.choice([other for other in Modality if other != target])
-            why = reason(thing) if modality == target else modality_reason(modality)
-            found.append(Judged(content(thing, modality, *words), why))
+            wrong = compare(thing)
+            reason = reason_of(wrong) if modality == target else modality_reason(modality)
+            checks = self._checks(FACT_ASPECTS if isinstance(thing, Fact) else SCENE_ASPECTS, wrong)
+            found.append(Judged(content(thing, modality, *words), reason, checks))
         return tuple(found)
+
+    def _checks(self, aspects: Sequence[str], wrong: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+        """One aspect that is right and one that is wrong, as far as there are, in any order."""
+        if not set(wrong) <= set(aspects):
+            return ()
+        right = [aspect for aspect in aspects if aspect not in wrong]
+        drawn = [self._rng.choice(some) for some in (right, wrong) if some]
+        self._rng.shuffle(drawn)
+        return tuple((aspect, aspect not in wrong) for aspect in drawn)
 
     def _others(self, scene: Scene) -> list[Scene]:
         """For each candidate the scene itself, or mostly a near-duplicate."""
         return [self._other(scene) for _ in range(self._count)]
 
     def _other(self, scene: Scene) -> Scene:
+        return scene if self._rng.random() < 0.52 else self._wrong(scene)
+
+    def _wrong(self, scene: Scene) -> Scene:
+        """Another scene that differs in one aspect, in some, or in most."""
         draw = self._rng.random()
-        if draw < 0.52:
-            return scene
-        return self._scenes.variant(scene) if draw < 0.85 else self._scenes.scene(len(scene.groups))
+        if draw < 0.2:
+            return self._scenes.scene(len(scene.groups))
+        for _ in range(1 if draw < 0.7 else self._rng.randint(2, 4)):
+            scene = self._scenes.variant(scene)
+        return scene
 
     def _other_fact(self, fact: Fact) -> Fact:
         """The fact, or one of the same entity or the same topic, sometimes any other."""
@@ -217,7 +234,7 @@ class JudgementSampler:
             for f in self._facts
             if f.topic == fact.topic and f != fact and (f.colour == fact.colour or f.shape == fact.shape)
         ]
-        others = alike if draw < 0.7 else near if draw < 0.9 else self._facts
+        others = alike if draw < 0.68 else near if draw < 0.84 else self._facts
         return rng.choice(others or self._facts)
 
     def _about(self, fact: Fact) -> Content:
@@ -234,13 +251,9 @@ def _one_group(scene: Scene, rng: random.Random) -> str:
     return sentence(group_phrase(rng.choice(scene.groups), rng))
 
 
-def _reason_of_answer(asked: Scene, answers: list[Scene]) -> Callable[[Scene], str]:
-    """What speaks against a scene as answer to a question about another: nothing, if it shows an answer."""
-
-    def reason(scene: Scene) -> str:
-        return RIGHT if _fits(answers, scene) else scene_reason(asked, scene)
-
-    return reason
+def _wrong_in_answer(answers: list[Scene], scene: Scene) -> tuple[str, ...]:
+    """What speaks against a scene as an answer to a question: nothing, if it shows one of its answers."""
+    return () if _fits(answers, scene) else ("answer",)
 
 
 def _fits(answers: list[Scene], scene: Scene) -> bool:
