@@ -107,7 +107,12 @@ def measure(
             compile_layers(encoder.core, encoder.family)
         for work, (run, needed) in passes.items():
             title = f"{work}, compiled" if compiled else work
-            found = timed((name, rows, title), run, needed, tokens, arguments.repeats, device, peak)
+            try:
+                found = timed((name, rows, title), run, needed, tokens, arguments.repeats, device, peak)
+            except torch.OutOfMemoryError:
+                Console(width=240).print(f"{name}, {rows} rows, {title}: does not fit the GPU")
+                encoder.zero_grad(set_to_none=True)
+                continue
             Console(width=240).print(found)  # what was measured stays, whatever comes next
             results.append(found)
     return results

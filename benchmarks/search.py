@@ -1,7 +1,7 @@
 """Search, side by side: our indexes, faiss as it comes and tuned, and sentence-transformers.
 
     python benchmarks/search.py --json search.json
-    python benchmarks/search.py --device cuda --candidates 1000000 --dims 1536 --queries 1024 --json search.json
+    python benchmarks/search.py --device cuda --candidates 500000 --dims 1536 --queries 1024 --json s.json
     python benchmarks/search.py --coretype SkylakeX --candidates 200000 --dims 512 1024 --queries 64 1024
 
 All variants search the same unit vectors in one process, one after the other in each round, in an order that
@@ -9,8 +9,8 @@ is drawn anew each time and with a pause before each: a library's threads wait a
 work, and would slow down whatever is always next. Times are medians over rounds. "equal" is the share of
 labels, place by place, that are those of float64 brute force for some of the queries. A modality filter is
 measured beside a search of only that modality's vectors. faiss' OpenBLAS chooses its kernels when the process
-starts: --coretype starts it again with that setting. ``--device cuda`` measures searches on a GPU, of the whole
-pool: faiss where its package has GPUs, else a plain product in torch is the reference.
+starts: --coretype starts it again with that setting. ``--device cuda`` measures searches on a GPU, of the
+whole pool; the reference then is a plain product in torch, whose pool the GPU holds.
 """
 
 from __future__ import annotations

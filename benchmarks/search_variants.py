@@ -73,7 +73,11 @@ def on_a_gpu(pool: Floats) -> dict[str, Search]:
     if faiss.get_num_gpus():
         held = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, _flat(pool))
         variants["faiss on the GPU, pool held there"] = lambda queries, k: held.search(queries, k)[1]
-    return {**variants, "torch, pool held there": products(torch.from_numpy(pool).cuda())}
+    held_there = torch.from_numpy(pool).cuda()
+    variants["torch, pool from memory"] = lambda queries, k: products(torch.from_numpy(pool).cuda())(
+        queries, k
+    )
+    return {**variants, "torch, pool held there": products(held_there)}
 
 
 def _flat(pool: Floats) -> Any:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""The device under test: a GPU; ``MMRETRIEVAL_TEST_DEVICE=cpu`` tries the tests themselves out without one."""
+"""The device under test: a GPU; ``MMRETRIEVAL_TEST_DEVICE=cpu`` tries the tests out without one."""
 
 import os
 
