@@ -59,10 +59,11 @@ def packed_attention(
         ``(1, T, H, D)``, and no weights.
     """
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        flat = (part[0].transpose(0, 1) for part in (query, key, value))
-        ends = cu_seq_lens_q.int()
-        return varlen_attn(*flat, ends, ends, max_length_q, max_length_q, scale=scaling)[None], None
+        q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+        ends, longest = cu_seq_lens_q.int(), max_length_q
+        packed: Any = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling)
+        return packed[None], None
     sizes = cu_seq_lens_q.diff().tolist()
-    parts = zip(*(part.split(sizes, dim=2) for part in (query, key, value)), strict=True)
-    outputs = [scaled_dot_product_attention(*part, scale=scaling) for part in parts]
+    parts = zip(*(torch.split(part, sizes, dim=2) for part in (query, key, value)), strict=True)
+    outputs = [scaled_dot_product_attention(q, k, v, scale=scaling) for q, k, v in parts]
     return torch.cat(outputs, dim=2).transpose(1, 2), None

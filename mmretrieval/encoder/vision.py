@@ -150,7 +150,7 @@ def _casting(part: nn.Module, casts: torch.autocast) -> list[RemovableHandle]:
     """Let automatic casts be on while a module computes."""
 
     def begin(*_: object) -> None:
-        casts.__enter__()
+        casts.__enter__()  # type: ignore[no-untyped-call]
 
     def end(*_: object) -> None:
         casts.__exit__(None, None, None)
