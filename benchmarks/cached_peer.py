@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mixed_batch import placed
+from precision import mixed
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from torch import Tensor, nn
@@ -42,7 +43,8 @@ class EncoderModule(nn.Module):
         counts = features["num_images_per_sample"]
         showing = torch.arange(len(ids), device=ids.device).repeat_interleave(counts)
         inputs = placed(ids, mask, mask, pixels, grid, showing, self.merge, ids.device)
-        return {**features, "sentence_embedding": self.encoder(inputs)}
+        with mixed(ids.device, self.encoder.core.config.dtype):
+            return {**features, "sentence_embedding": self.encoder(inputs)}
 
 
 def make_loss(encoder: MLLMEncoder, merge: int, rows: int, temperature: float) -> Any:  # noqa: ANN401

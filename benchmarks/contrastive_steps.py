@@ -11,6 +11,7 @@ from typing import Any
 import cached_peer
 import torch
 from mixed_batch import Content, encoder_inputs
+from precision import mixed
 from random_models import Shape
 from torch import Tensor
 
@@ -36,7 +37,8 @@ def our_steps(encoder: MLLMEncoder, inputs: EncoderInputs, arguments: argparse.N
 
 def our_step(encoder: MLLMEncoder, inputs: EncoderInputs, chunks: Chunks) -> Tensor:
     set_chunks(encoder, chunks)
-    queries, candidates = encoder(inputs).chunk(2)
+    with mixed(inputs.input_ids.device, encoder.core.config.dtype):
+        queries, candidates = encoder(inputs).chunk(2)
     columns = torch.arange(len(queries), device=queries.device)
     keys = columns + 1
     loss = InfoNCE(TEMPERATURE).to(queries.device)

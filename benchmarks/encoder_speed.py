@@ -1,8 +1,10 @@
 """How fast an encoder embeds and trains, in tokens a second and as a share of the device's peak (MFU).
 
-    python benchmarks/encoder_speed.py --shape qwen2_vl_2b llava_next_7b --json encoder_speed.json
+    python benchmarks/encoder_speed.py --shape qwen2_vl_2b llava_next_7b --compiled --json encoder_speed.json
 
-Weights are random in the real models' shapes, so that nothing is downloaded. Half of the rows show a picture.
+Weights are random in the real models' shapes, so that nothing is downloaded. Half of the rows show a picture;
+they are a chunk of their own, as sorting by length makes it. On a GPU all is computed as with Lightning's
+``bf16-mixed``. ``--compiled`` measures both passes again with compiled layers.
 MFU counts what the mathematics needs and no padding: a forward pass 2·N·T and its attention; a LoRA step the
 forward pass of both towers, the language model's activation gradients and the adapters' gradients. ``--shape
 tiny`` runs on a CPU.
@@ -23,12 +25,15 @@ import torch
 import transformers
 from flops import Flops
 from peaks import add_option, heading, peak_of
+from precision import mixed
 from random_models import SHAPES, Shape, make_encoder
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from mmretrieval.batches import EncoderInputs, Pictures
+from mmretrieval.encoder.chunks import Chunks
+from mmretrieval.encoder.compiling import compile_layers
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 
 
@@ -37,6 +42,7 @@ class Result:
     """What was measured of one shape and one kind of pass."""
 
     shape: str
+    rows: int
     work: str
     seconds: float
     tokens_per_second: float
@@ -49,7 +55,12 @@ def main() -> None:
     arguments = parse()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peak = peak_of(device, arguments.peak)
-    results = [result for name in arguments.shape for result in measure(name, arguments, device, peak)]
+    results = [
+        result
+        for name in arguments.shape
+        for rows in arguments.rows
+        for result in measure(name, rows, arguments, device, peak)
+    ]
     show(results, heading(device, peak))
     if arguments.json:
         facts = {
@@ -68,29 +79,43 @@ def parse() -> argparse.Namespace:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--shape", nargs="+", choices=sorted(SHAPES), default=["tiny"])
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, nargs="+", default=[64])
     parser.add_argument("--text-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--checkpointing", action="store_true", help="compute activations again in training")
+    parser.add_argument("--compiled", action="store_true", help="measure compiled layers as well")
     add_option(parser)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 
 def measure(
-    name: str, arguments: argparse.Namespace, device: torch.device, peak: float | None
+    name: str, rows: int, arguments: argparse.Namespace, device: torch.device, peak: float | None
 ) -> list[Result]:
     encoder = make_encoder(SHAPES[name], device, checkpointing=arguments.checkpointing)
-    inputs = make_inputs(SHAPES[name], arguments.rows, arguments.text_tokens, device)
+    encoder.chunks = Chunks(rows=max(1, rows // 2))
+    inputs = make_inputs(SHAPES[name], rows, arguments.text_tokens, device)
     flops = Flops(encoder, inputs)
+    tokens = int(inputs.attention_mask.sum())
     passes: dict[str, tuple[Callable[[], object], float]] = {
         "encode": (lambda: encode(encoder, inputs), flops.encode),
         "train": (lambda: train(encoder, inputs), flops.train),
     }
-    return [
-        timed(name, work, run, needed, int(inputs.attention_mask.sum()), arguments.repeats, device, peak)
-        for work, (run, needed) in passes.items()
-    ]
+    results = []
+    for compiled in (False, True) if arguments.compiled else (False,):
+        if compiled:
+            compile_layers(encoder.core, encoder.family)
+        for work, (run, needed) in passes.items():
+            title = f"{work}, compiled" if compiled else work
+            try:
+                found = timed((name, rows, title), run, needed, tokens, arguments.repeats, device, peak)
+            except torch.OutOfMemoryError:
+                Console(width=240).print(f"{name}, {rows} rows, {title}: does not fit the GPU")
+                encoder.zero_grad(set_to_none=True)
+                continue
+            Console(width=240).print(found)  # what was measured stays, whatever comes next
+            results.append(found)
+    return results
 
 
 def make_inputs(shape: Shape, rows: int, text_tokens: int, device: torch.device) -> EncoderInputs:
@@ -123,18 +148,19 @@ def make_pictures(shape: Shape, count: int) -> Pictures:
 
 @torch.inference_mode()
 def encode(encoder: MLLMEncoder, inputs: EncoderInputs) -> Tensor:
-    return encoder.eval()(inputs)  # type: ignore[no-any-return]
+    with mixed(inputs.input_ids.device, encoder.core.config.dtype):
+        return encoder.eval()(inputs)  # type: ignore[no-any-return]
 
 
 def train(encoder: MLLMEncoder, inputs: EncoderInputs) -> None:
-    embeddings = encoder.train()(inputs)
+    with mixed(inputs.input_ids.device, encoder.core.config.dtype):
+        embeddings = encoder.train()(inputs)
     (embeddings @ embeddings.T).logsumexp(dim=1).mean().backward()
     encoder.zero_grad(set_to_none=True)
 
 
 def timed(
-    name: str,
-    work: str,
+    what: tuple[str, int, str],
     run: Callable[[], object],
     flops: float,
     tokens: int,
@@ -142,7 +168,8 @@ def timed(
     device: torch.device,
     peak: float | None,
 ) -> Result:
-    run()
+    for _ in range(2):  # kernels are chosen and compiled, memory is taken
+        run()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = []
@@ -155,8 +182,7 @@ def timed(
     median = statistics.median(seconds)
     on_gpu = device.type == "cuda"
     return Result(
-        name,
-        work,
+        *what,
         median,
         tokens / median,
         flops / median / 1e12,
@@ -171,10 +197,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def show(results: list[Result], mfu: str) -> None:
-    table = Table("shape", "pass", "seconds", "tokens/s", "TFLOP/s", mfu, "peak GiB")
+    table = Table("shape", "rows", "pass", "seconds", "tokens/s", "TFLOP/s", mfu, "peak GiB")
     for result in results:
         table.add_row(
             result.shape,
+            str(result.rows),
             result.work,
             f"{result.seconds:.3f}",
             f"{result.tokens_per_second:,.0f}",
@@ -182,7 +209,7 @@ def show(results: list[Result], mfu: str) -> None:
             "-" if result.mfu is None else f"{result.mfu:.1%}",
             "-" if result.peak_gib is None else f"{result.peak_gib:.1f}",
         )
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from mmretrieval.encoder.backbone import Loading
 from mmretrieval.encoder.checkpointing import checkpoint_activations
 from mmretrieval.encoder.families import FAMILIES
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+from mmretrieval.encoder.packed_attention import pack_pictures
 from mmretrieval.encoder.pooling import LastToken
 
 
@@ -120,6 +121,7 @@ def make_model(shape: Shape, device: torch.device) -> Any:  # noqa: ANN401 - tra
     with torch.device(device):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
     model.model.config.dtype = dtype
+    pack_pictures(model.model.get_submodule(FAMILIES[shape.model_type].vision_tower))
     return model
 
 

@@ -194,7 +194,7 @@ def show(results: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
                 f"{result['bound']:.2f}" if name == "shared prefix" else "",
                 f"{result['distance'][name]:.1e}",
             )
-    Console().print(table)
+    Console(width=100).print(table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Search on a CPU, side by side: our indexes, faiss as it comes and tuned, and sentence-transformers.
+"""Search, side by side: our indexes, faiss as it comes and tuned, and sentence-transformers.
 
     python benchmarks/search.py --json search.json
+    python benchmarks/search.py --device cuda --candidates 500000 --dims 1536 --queries 1024 --json s.json
     python benchmarks/search.py --coretype SkylakeX --candidates 200000 --dims 512 1024 --queries 64 1024
 
 All variants search the same unit vectors in one process, one after the other in each round, in an order that
@@ -8,7 +9,8 @@ is drawn anew each time and with a pause before each: a library's threads wait a
 work, and would slow down whatever is always next. Times are medians over rounds. "equal" is the share of
 labels, place by place, that are those of float64 brute force for some of the queries. A modality filter is
 measured beside a search of only that modality's vectors. faiss' OpenBLAS chooses its kernels when the process
-starts: --coretype starts it again with that setting.
+starts: --coretype starts it again with that setting. ``--device cuda`` measures searches on a GPU, of the
+whole pool; the reference then is a plain product in torch, whose pool the GPU holds.
 """
 
 from __future__ import annotations
@@ -33,7 +35,17 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from search_variants import ASKED, MODALITIES, REFERENCE, Floats, Labels, Search, filtered, unfiltered
+from search_variants import (
+    ASKED,
+    MODALITIES,
+    REFERENCE,
+    Floats,
+    Labels,
+    Search,
+    filtered,
+    on_a_gpu,
+    unfiltered,
+)
 
 CORETYPE = "OPENBLAS_CORETYPE"
 PAUSE = 0.3
@@ -92,6 +104,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--coretype", help=f"{CORETYPE}, as SkylakeX, Zen or Haswell")
     parser.add_argument("--skip", nargs="*", default=[], help="variants to leave out")
     parser.add_argument("--json", type=Path)
@@ -111,7 +124,9 @@ def measure(dim: int, arguments: argparse.Namespace) -> list[Result]:
     third = len(pool) // MODALITIES
     part = slice(ASKED * third, (ASKED + 1) * third)
     results = []
-    for chosen, make in ((slice(0, len(pool)), unfiltered), (part, filtered)):
+    whole = slice(0, len(pool))
+    on_gpu = arguments.device == "cuda"
+    for chosen, make in [(whole, on_a_gpu)] if on_gpu else [(whole, unfiltered), (part, filtered)]:
         variants = {name: search for name, search in make(pool).items() if name not in arguments.skip}
         best = brute_force(pool[chosen], asked[:CHECKED], arguments.k) + chosen.start
         for count in arguments.queries:
@@ -163,7 +178,10 @@ def unit_vectors(count: int, dim: int, seed: int) -> Floats:
 
 def brute_force(pool: Floats, queries: Floats, k: int) -> Labels:
     """The best of each query by scores in float64; random vectors have no equal scores."""
-    scores: NDArray[np.float64] = queries.astype(np.float64) @ pool.astype(np.float64).T
+    blocks = range(0, len(pool), 65_536)
+    asked = queries.astype(np.float64)
+    parts = [asked @ pool[start : start + 65_536].astype(np.float64).T for start in blocks]
+    scores: NDArray[np.float64] = np.concatenate(parts, axis=1)
     best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
     order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
     return np.take_along_axis(best, order, axis=1)
@@ -172,6 +190,7 @@ def brute_force(pool: Floats, queries: Floats, k: int) -> Labels:
 def machine(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
         "load": os.getloadavg(),
         "threads": arguments.threads,
         CORETYPE: os.environ.get(CORETYPE, "its own detection"),
@@ -197,7 +216,7 @@ def installed(name: str) -> str:
 
 
 def show(results: list[Result]) -> None:
-    table = Table(title=f"Speed is relative to {REFERENCE}, or to the last variant of a filtered search")
+    table = Table(title=f"Speed is relative to {REFERENCE}, or to the last variant where it is missing")
     for column in ("variant", "dim", "queries", "vectors", "seconds", "GFLOP/s", "speed", "equal"):
         table.add_column(column, justify="left" if column == "variant" else "right")
     for result in results:

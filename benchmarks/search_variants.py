@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import faiss as faiss_module
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sentence_transformers.util import semantic_search
 
 from mmretrieval.index import ExactIndex, FaissIndex, VectorIndex
+from mmretrieval.index.operands import Precision
 
 faiss: Any = faiss_module  # its types say that it takes less than it does
 Floats = NDArray[np.float32]
@@ -27,8 +28,7 @@ ASKED = 1
 
 def unfiltered(pool: Floats) -> dict[str, Search]:
     """Searches of the whole pool."""
-    plain = faiss.IndexFlatIP(pool.shape[1])
-    plain.add(pool)
+    plain = _flat(pool)
     exact, flat = ExactIndex(), FaissIndex("Flat", device="cpu")
     exact.add(pool)
     flat.add(pool)
@@ -51,8 +51,7 @@ def filtered(pool: Floats) -> dict[str, Search]:
             index.add(pool[codes == code], np.flatnonzero(codes == code), code)
     alone = ExactIndex()
     alone.add(pool[codes == ASKED], np.flatnonzero(codes == ASKED))
-    plain = faiss.IndexFlatIP(pool.shape[1])
-    plain.add(pool)
+    plain = _flat(pool)
     bits = np.packbits(codes == ASKED, bitorder="little")
     chosen = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
     return {
@@ -63,6 +62,38 @@ def filtered(pool: Floats) -> dict[str, Search]:
             lambda queries, k: plain.search(queries, k, params=chosen)[1]
         ),
     }
+
+
+def on_a_gpu(pool: Floats) -> dict[str, Search]:
+    """Searches of the whole pool by a GPU: ours reads it from memory each time, as mining does."""
+    exact = {precision: ExactIndex("cuda", precision=precision) for precision in get_args(Precision)}
+    for index in exact.values():
+        index.add(pool)
+    variants = {f"ours, ExactIndex, {precision}": ours(index) for precision, index in exact.items()}
+    if faiss.get_num_gpus():
+        held = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, _flat(pool))
+        variants["faiss on the GPU, pool held there"] = lambda queries, k: held.search(queries, k)[1]
+    held_there = torch.from_numpy(pool).cuda()
+    variants["torch, pool from memory"] = lambda queries, k: products(torch.from_numpy(pool).cuda())(
+        queries, k
+    )
+    return {**variants, "torch, pool held there": products(held_there)}
+
+
+def _flat(pool: Floats) -> Any:  # noqa: ANN401
+    plain = faiss.IndexFlatIP(pool.shape[1])
+    plain.add(pool)
+    return plain
+
+
+def products(pool: torch.Tensor) -> Search:
+    """Scores of all vectors in single precision, and their best: what a GPU does with no index."""
+
+    def search(queries: Floats, k: int) -> Labels:
+        scores = torch.from_numpy(queries).to(pool.device) @ pool.T
+        return scores.topk(k).indices.cpu().numpy()
+
+    return search
 
 
 def ours(index: VectorIndex, groups: list[int] | None = None) -> Search:

@@ -120,7 +120,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kept", type=float, nargs="+", default=[0.75, 0.5, 0.0], help="shares of chunks")
     parser.add_argument("--pixel-rows", type=int, help="most patches at a time in our vision tower")
     parser.add_argument("--sides", type=int, nargs=2, default=[112, 224], help="of pictures, in pixels")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda computes in bfloat16")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="cuda: bf16-mixed")
     parser.add_argument("--double", action="store_true", help="compute in float64: how exact gradients are")
     parser.add_argument("--repeats", type=int, default=5)
     add_option(parser)
@@ -246,7 +246,7 @@ def show(results: list[Result], mfu: str) -> None:
     for result in results:
         ratios = [ratio(result.seconds, seconds[name]) for name in (PLAIN, SORTED)]
         table.add_row(result.variant, *figures(result, ratios))
-    Console().print(table)
+    Console(width=190).print(table)
 
 
 def ratio(seconds: float | None, reference: float | None) -> str:

@@ -9,7 +9,11 @@ from torch import Tensor
 
 from mmretrieval.batches import EncoderInputs
 from mmretrieval.encoder.families import Family
+from mmretrieval.encoder.positions import grid_positions
 from mmretrieval.encoder.vision import PictureFeatures, compute_dtype
+
+GRID_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Families whose positions in pictures are those of :func:`~mmretrieval.encoder.positions.grid_positions`."""
 
 
 def hidden_states(
@@ -115,10 +119,14 @@ def multimodal_positions(core: Any, inputs: EncoderInputs, is_image: Tensor) -> 
         inputs: N contents of T tokens, with pictures.
         is_image: Which tokens are image tokens, ``(N, T)``.
     """
+    grids = inputs.pictures.shapes[inputs.picture_of]
+    if core.config.model_type in GRID_FAMILIES:
+        merge = core.config.vision_config.spatial_merge_size
+        return grid_positions(is_image, inputs.attention_mask, grids, merge)
     positions: Tensor = core.get_rope_index(
         inputs.input_ids,
         mm_token_type_ids=is_image.int(),
-        image_grid_thw=inputs.pictures.shapes[inputs.picture_of],
+        image_grid_thw=grids,
         attention_mask=inputs.attention_mask,
     )[0]
     return positions

@@ -31,6 +31,7 @@ from mmretrieval.encoder.backbone import (
 )
 from mmretrieval.encoder.checkpointing import checkpoint_activations, checkpoint_projectors
 from mmretrieval.encoder.chunks import Chunks, aligned, length_sorted, rows_of, split_further
+from mmretrieval.encoder.compiling import compile_layers
 from mmretrieval.encoder.discovery import family_of, is_discovered
 from mmretrieval.encoder.families import Family
 from mmretrieval.encoder.fingerprint import fingerprint, model_folder
@@ -38,6 +39,7 @@ from mmretrieval.encoder.language import hidden_states
 from mmretrieval.encoder.language_swap import swap_language_model
 from mmretrieval.encoder.latent_attention import LatentAttentionOptions, load_latent_attention
 from mmretrieval.encoder.latent_weights import start_from
+from mmretrieval.encoder.packed_attention import pack_pictures
 from mmretrieval.encoder.pictures import PictureOptions, picture_processor
 from mmretrieval.encoder.pooling import POOLINGS, make_pooling
 from mmretrieval.encoder.prompts import Frame, InputProcessor, Templates, chat_frame
@@ -66,6 +68,8 @@ class MLLMEncoder(nn.Module):
         gradient_checkpointing: Whether the language model's layers compute their activations again in the
             backward pass instead of keeping them. ``chunks`` bounds memory at a lower price; both together
             compute everything three times.
+        compiled: Whether layers are compiled (``torch.compile``), which fuses what lies between their matrix
+            products: for large models on GPUs. The first steps take about a minute longer.
         chunks: How a batch is embedded, chunk by chunk.
 
     Raises:
@@ -86,6 +90,7 @@ class MLLMEncoder(nn.Module):
         lora: LoRA | None = LoRA(),  # noqa: B008
         trained: TrainedParts = TrainedParts(),  # noqa: B008
         gradient_checkpointing: bool = False,
+        compiled: bool = False,
         chunks: Chunks = Chunks(),  # noqa: B008
     ) -> None:
         super().__init__()
@@ -112,6 +117,7 @@ class MLLMEncoder(nn.Module):
         self.lora = lora
         self.trained = trained
         self.gradient_checkpointing = gradient_checkpointing
+        self.compiled = compiled
         self.chunks = chunks
         self.in_step = False
         """Whether ranks must embed equally many chunks, as where the language model is sharded over them."""
@@ -152,6 +158,9 @@ class MLLMEncoder(nn.Module):
             checkpoint_activations(core, self.family)
         if self.chunks.kept < 1:
             checkpoint_projectors(core, self.family)
+        pack_pictures(core.get_submodule(self.family.vision_tower))
+        if self.compiled:
+            compile_layers(core, self.family)
         if self.projection is not None:
             self.head = nn.Linear(self._hidden_size, self.projection, bias=False)
         self.core = core

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
 from mmretrieval.batches import Pictures
 from mmretrieval.encoder.families import Family
@@ -75,7 +76,7 @@ def picture_features(
     """
     if pictures.rows.numel() == 0:
         return None
-    with _computing_in(compute_dtype(core), pictures.pixels.device):
+    with _computing_in(core, family, pictures.pixels.device):
         again = partial(checkpoint, use_reentrant=False)
         parts = [
             again(_features, core, family, part) if recomputed else _features(core, family, part)
@@ -124,11 +125,48 @@ def compute_dtype(core: Any) -> torch.dtype:  # noqa: ANN401
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
-def _computing_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
-    """Compute in a model's half precision, where the projector's trained weights are in single precision."""
-    if dtype in (torch.bfloat16, torch.float16):
-        return torch.autocast(device.type, dtype=dtype)
-    return nullcontext()
+@contextmanager
+def _computing_in(core: Any, family: Family, device: torch.device) -> Iterator[None]:  # noqa: ANN401
+    """Compute in a model's half precision, where what is trained has weights in single precision.
+
+    A frozen tower needs no automatic casts, which would normalise in single precision at several times the
+    price; they are for its projectors alone then.
+    """
+    dtype = compute_dtype(core)
+    if dtype not in (torch.bfloat16, torch.float16):
+        yield
+        return
+    projectors = {part for name in family.projectors for part in _modules(core.get_submodule(name))}
+    cast = not _is_all(core.get_submodule(family.vision_tower), dtype, projectors)
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, dtype=dtype, enabled=cast))
+        for part in () if cast else projectors:
+            for hook in _casting(part, torch.autocast(device.type, dtype=dtype)):
+                stack.callback(hook.remove)
+        yield
+
+
+def _casting(part: nn.Module, casts: torch.autocast) -> list[RemovableHandle]:
+    """Let automatic casts be on while a module computes."""
+
+    def begin(*_: object) -> None:
+        casts.__enter__()  # type: ignore[no-untyped-call]
+
+    def end(*_: object) -> None:
+        casts.__exit__(None, None, None)
+
+    return [part.register_forward_pre_hook(begin), part.register_forward_hook(end, always_call=True)]
+
+
+def _modules(projector: nn.Module) -> list[nn.Module]:
+    """What of a projector is called."""
+    return list(projector) if isinstance(projector, nn.ModuleList) else [projector]
+
+
+def _is_all(tower: nn.Module, dtype: torch.dtype, but: Set[nn.Module]) -> bool:
+    """Whether all weights of a tower have a type, its projectors aside."""
+    apart = {id(parameter) for part in but for parameter in part.parameters()}
+    return all(p.dtype == dtype for p in tower.parameters() if p.is_floating_point() and id(p) not in apart)
 
 
 def _flat(features: Any) -> Tensor:  # noqa: ANN401 - a tensor (I, T, D), or a list of (T_i, D) or (1, T_i, D)

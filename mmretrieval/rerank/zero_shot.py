@@ -25,6 +25,7 @@ from mmretrieval.encoder.backbone import (
 from mmretrieval.encoder.discovery import family_of, is_discovered
 from mmretrieval.encoder.families import Family
 from mmretrieval.encoder.fingerprint import fingerprint, model_folder
+from mmretrieval.encoder.packed_attention import pack_pictures
 from mmretrieval.encoder.pictures import PictureOptions, picture_processor
 from mmretrieval.encoder.prompts import Frame, chat_frame
 from mmretrieval.encoder.verification import verify_discovered
@@ -107,6 +108,7 @@ class ZeroShotReranker(nn.Module):
         self.model = load_model(self.base, self.loading, (self.family.vision_tower, *self.family.projectors))
         if is_discovered(self.model.model.config):
             verify_discovered(self.model.model, self.family, self._processor, self.base)
+        pack_pictures(self.model.model.get_submodule(self.family.vision_tower))
         self.model.requires_grad_(False).eval()
 
     def release(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mmretrieval.content import Candidate, Content
 from mmretrieval.encoder.adapters import LoRA
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 
@@ -21,3 +22,9 @@ def perturb(encoder):
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return encoder
+
+
+def inputs_of_pictures(encoder, picture):
+    """Inputs with three pictures of two shapes."""
+    pictures = [picture, picture.rotate(90, expand=True), picture.rotate(180)]
+    return encoder.input_processor.candidates([Candidate(Content("a star", each)) for each in pictures])
