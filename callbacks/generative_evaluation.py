@@ -30,6 +30,7 @@ class GenerativeEvaluation(Callback):
 
     Args:
         folder: Where model, processor and card go; what is there is replaced when training ends.
+        recipe: The configuration that the card names.
         dialogues: Held-out dialogues to ask, whose scenes show (colour, shape) pairs that training never did.
         batch_size: Answers generated at a time.
 
@@ -37,9 +38,17 @@ class GenerativeEvaluation(Callback):
         MisconfigurationException: From ``setup``, if module or data module are of other kinds.
     """
 
-    def __init__(self, folder: Path, dialogues: int = 400, batch_size: int = 50) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: str = "configs/pretrain_small_mllm.yaml",
+        dialogues: int = 400,
+        batch_size: int = 50,
+    ) -> None:
         super().__init__()
         self.folder = folder
+        self.recipe = recipe
+        self._device = "the CPU"
         self.dialogues = dialogues
         self.batch_size = batch_size
         self.accuracies: dict[str, tuple[float, int]] = {}
@@ -52,6 +61,11 @@ class GenerativeEvaluation(Callback):
                 "GenerativeEvaluation works with GenerativePretraining and a DialogueDataModule, "
                 f"found {type(pl_module).__name__} and {type(data).__name__}."
             )
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if pl_module.device.type == "cuda":
+            self._device = f"one {torch.cuda.get_device_name(pl_module.device)}"
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,7 +135,9 @@ class GenerativeEvaluation(Callback):
             steps=trainer.global_step,
             batch=data.batch_size * trainer.world_size,
             seed=data.seed,
-            device=_device_name(module.device),
+            device=self._device,
+            recipe=self.recipe,
+            start="random weights" if data.start is None else _GOING_ON,
             tiled=data.tiled_every,
             captioning=data.captioning_steps,
             rows=rows,
@@ -131,12 +147,6 @@ class GenerativeEvaluation(Callback):
         )
 
 
-def _device_name(device: torch.device) -> str:
-    return (
-        f"one {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"the {device.type.upper()}"
-    )
-
-
 def _without_further(dialogue: Dialogue, turn: Turn) -> Dialogue:
     """The dialogue without the pictures of turns that are not asked."""
     if not dialogue.places_pictures:
@@ -144,6 +154,7 @@ def _without_further(dialogue: Dialogue, turn: Turn) -> Dialogue:
     return Dialogue(dialogue.images[: turn.prompt.count(PICTURE)], (turn,))
 
 
+_GOING_ON = "the weights that `lightning fit -c configs/pretrain_small_mllm.yaml` makes in the same way"
 _CARD = """# The small MLLM that ships
 
 A LLaVA-NeXT (transformers' `LlavaNextForConditionalGeneration`) of {parameters:.2f} M parameters that knows
@@ -151,9 +162,9 @@ only drawn scenes: up to three groups of equal objects, each with shape, colour,
 background. It exists so that every command of this project runs without a download and without a GPU. It is
 no general model.
 
-Made by `lightning fit -c configs/pretrain_small_mllm.yaml` from random weights: {steps} steps of {batch}
-dialogues on {device}, seed {seed}, every {tiled}th batch with any-resolution tiles, the others with whole
-pictures. Captions, questions (colour, shape, size, place, count, background, relation), rewriting of texts,
+Made by `lightning fit -c {recipe}` from {start}:
+{steps} steps of {batch} dialogues on {device}, seed {seed}, every {tiled}th batch with any-resolution tiles,
+the others with whole pictures. Captions, questions (colour, shape, size, place, count, background, relation), rewriting of texts,
 portraits of single objects, what a change makes of a picture, and True/False: matching of picture and text,
 two pictures, two texts, and queries with candidates of the embedded benchmark's kinds in the reranker's
 prompts, with what speaks against the wrong ones; the first {captioning} steps show captions, portraits and

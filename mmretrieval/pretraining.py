@@ -66,7 +66,11 @@ class GenerativePretraining(LightningModule):
     @override
     def configure_model(self) -> None:
         data = self._data
-        self.model = data.architecture.model(data.tokenizer, self._seed)
+        self.model = (
+            data.architecture.model(data.tokenizer, self._seed)
+            if data.start is None
+            else LlavaNextForConditionalGeneration.from_pretrained(data.start, dtype=torch.float32)
+        )
 
     @property
     def _data(self) -> Any:  # noqa: ANN401 - of data_modules, which this package does not import

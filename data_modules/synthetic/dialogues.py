@@ -102,7 +102,7 @@ class DialogueSampler:
             self.judged,
             self.changed,
         )
-        return self._rng.choices(kinds, weights=(10, 12, 4, 4, 3, 3, 56, 8))[0]()
+        return self._rng.choices(kinds, weights=(8, 10, 3, 3, 3, 3, 64, 6))[0]()
 
     def first_dialogue(self) -> Dialogue:
         """Draw a dialogue that teaches to see: a caption or a portrait, or a text to be rewritten."""

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,6 +19,7 @@ from data_modules.retrieval import ResumableDataLoader
 from data_modules.synthetic.benchmark import scenes_of_test
 from data_modules.synthetic.dialogues import PICTURE, Dialogue, DialogueSampler
 from mmretrieval.batches import EncoderInputs, GenerativeBatch
+from mmretrieval.encoder.backbone import load_processor
 from mmretrieval.encoder.families import FAMILIES
 from mmretrieval.encoder.pictures import (
     PictureProcessor,
@@ -158,6 +160,8 @@ class DialogueDataModule(LightningDataModule):
         tiled_every: Every how many-th batch shows any-resolution tiles instead of whole pictures.
         num_workers: Drawing processes.
         seed: Seed of the data; a rank adds its number.
+        start: Folder of a small MLLM to go on from, with its tokenizer and its processor, instead of random
+            weights.
     """
 
     def __init__(
@@ -170,6 +174,7 @@ class DialogueDataModule(LightningDataModule):
         tiled_every: int = 10,
         num_workers: int = 1,
         seed: int = 0,
+        start: Path | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture or SmallMLLM()
@@ -180,12 +185,17 @@ class DialogueDataModule(LightningDataModule):
         self.tiled_every = tiled_every
         self.num_workers = num_workers
         self.seed = seed
+        self.start = start
         self._done = 0  # batches of a run that is resumed
         self.tokenizer: PreTrainedTokenizerFast
         self.processor: LlavaNextProcessor
 
     def setup(self, stage: str) -> None:
-        """Train the tokenizer on the texts of the first dialogues."""
+        """Train the tokenizer on the texts of the first dialogues, or take that of the start."""
+        if self.start is not None:
+            self.processor = load_processor(str(self.start))
+            self.tokenizer = self.processor.tokenizer
+            return
         self.tokenizer = self.architecture.tokenizer(self._texts())
         self.processor = self.architecture.processor(self.tokenizer)
 
