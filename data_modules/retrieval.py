@@ -34,8 +34,10 @@ from data_modules.corpus import MANIFEST, VERSION, PackedCorpus, QuerySet
 from data_modules.encoding import EncodingTable, candidates_digest, queries_digest
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import DataError
-from data_modules.mixture import MixtureBatchSampler, MixtureSettings, Targets
+from data_modules.mixture import MixtureBatchSampler
+from data_modules.mixture_settings import MixtureSettings
 from data_modules.packing import pack, source_digest
+from data_modules.training_items import Targets
 from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch
 from mmretrieval.content import MODALITIES, Candidate, Content
