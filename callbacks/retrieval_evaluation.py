@@ -44,9 +44,9 @@ from callbacks.pool_search import (
 )
 from callbacks.uniir_table import write_uniir_table
 from data_modules.atomic import staged_file
-from data_modules.corpus import QuerySet
 from data_modules.encoding import EncodingTable
 from data_modules.formats.records import DataError
+from data_modules.query_set import QuerySet
 from data_modules.wording import FIRST, Wording
 from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
 from mmretrieval.metrics.evaluation import GLOBAL, LOCAL, EvaluationRound, is_average, metrics_document

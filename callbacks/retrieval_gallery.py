@@ -16,7 +16,7 @@ from callbacks.collaborators import data_of, is_dry_run, listed_before
 from callbacks.failures import KINDS, WRONG_MODALITY, Failure, failures_of
 from callbacks.gallery_drawing import GREEN, RED, Card, Row, draw_rows, record
 from callbacks.retrieval_evaluation import GLOBAL, LOCAL, EvaluationRound, RetrievalEvaluation
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 from data_modules.wording import FIRST, Wording
 from mmretrieval.content import Content, Query
 from mmretrieval.metrics.ranked import Ranking

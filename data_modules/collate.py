@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from data_modules.corpus import PackedCorpus, QuerySet
+from data_modules.corpus import PackedCorpus
 from data_modules.guards import guarded_keys
+from data_modules.query_set import QuerySet
 from data_modules.training_items import TrainingItem
 from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncoderInputs, EncodingBatch

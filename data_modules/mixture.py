@@ -14,9 +14,9 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from data_modules.blend import blend_of
-from data_modules.corpus import QuerySet
 from data_modules.mixture_settings import MixtureSettings
 from data_modules.mixture_stream import MixtureStream
+from data_modules.query_set import QuerySet
 from data_modules.training_items import Targets, TrainingItem, TrainingItems
 from mmretrieval.distributed import rows_of_rank
 from mmretrieval.mining import NegativeTable

@@ -30,13 +30,15 @@ from data_modules.collate import (
     TrainingDataset,
 )
 from data_modules.content_keys import candidate_contents, query_contents
-from data_modules.corpus import MANIFEST, VERSION, PackedCorpus, QuerySet
+from data_modules.corpus import PackedCorpus
 from data_modules.encoding import EncodingTable, candidates_digest, queries_digest
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import DataError
+from data_modules.manifest import MANIFEST, VERSION
 from data_modules.mixture import MixtureBatchSampler
 from data_modules.mixture_settings import MixtureSettings
 from data_modules.packing import pack, source_digest
+from data_modules.query_set import QuerySet
 from data_modules.training_items import Targets
 from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch

@@ -15,10 +15,11 @@ from data_modules.conversion.merging import merge
 from data_modules.conversion.pairs import convert_pairs
 from data_modules.conversion.prompts import TEXT_SEARCH
 from data_modules.conversion.text import convert_beir
-from data_modules.corpus import MANIFEST, VERSION, PackedCorpus
+from data_modules.corpus import PackedCorpus
 from data_modules.formats.beir import BEIRReader
 from data_modules.formats.records import DataError
 from data_modules.formats.text_pairs import is_pairs
+from data_modules.manifest import MANIFEST, VERSION
 from data_modules.packing import pack
 from data_modules.retrieval import ENCODING_TOKENS, RetrievalDataModule, cache_home
 from data_modules.synthetic import text_benchmark

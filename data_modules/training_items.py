@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from data_modules.corpus import QuerySet
 from data_modules.guards import guarded_keys
 from data_modules.mixture_settings import MixtureSettings
+from data_modules.query_set import QuerySet
 from mmretrieval.mining import NegativeTable
 
 
