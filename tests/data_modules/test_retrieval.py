@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import data_modules
 from data_modules import EmbeddedDataModule, MBEIRDataModule, RetrievalDataModule, corpus
-from data_modules.formats.mbeir import MBEIRWriter
+from data_modules.formats.mbeir_writer import MBEIRWriter
 from data_modules.formats.records import DataError
 from data_modules.packing import pack
 from data_modules.retrieval import cache_home
