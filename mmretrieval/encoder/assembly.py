@@ -56,7 +56,7 @@ def assemble(encoder: MLLMEncoder, config: Any, *, trained: bool) -> Assembled: 
     if is_discovered(core.config):
         verify_discovered(core, family, encoder.processor, encoder.base)
     hidden_size = int(config.get_text_config().hidden_size)
-    pool = make_pooling(encoder.pooling, hidden_size, encoder.latent_attention)
+    pool: Any = make_pooling(encoder.pooling, hidden_size, encoder.latent_attention)
     if loading.language_model is not None:
         started_from += _swap(encoder, core, pool, loading.language_model, trained=trained)
     if encoder.latent_attention.weights is not None and not trained:
