@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from data_modules.collate import ContentProcessor
-from data_modules.corpus import PackedCorpus, QuerySet
+from data_modules.corpus import PackedCorpus
 from data_modules.encoding import EncodingTable
+from data_modules.query_set import QuerySet
 from data_modules.wording import FIRST, Wording
 from mmretrieval.mining import NegativeTable
 

@@ -17,9 +17,10 @@ from typing_extensions import override
 
 from callbacks.collaborators import data_of, is_dry_run, is_last_epoch, listed_before
 from callbacks.projector_tiles import stacked, tile
-from callbacks.retrieval_evaluation import GLOBAL, RetrievalEvaluation
-from data_modules.corpus import QuerySet
+from callbacks.retrieval_evaluation import RetrievalEvaluation
+from data_modules.query_set import QuerySet
 from mmretrieval.content import MODALITIES, Content
+from mmretrieval.metrics.evaluation import GLOBAL
 from mmretrieval.metrics.ranked import Rows
 
 TAG = "retrieval"

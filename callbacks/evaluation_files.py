@@ -10,7 +10,7 @@ from typing import Any
 from callbacks.pool_search import Pool, Rankings
 from callbacks.run_files import write_qrels, write_run
 from data_modules.atomic import staged_file
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 
 
 def write_json(target: Path, document: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from callbacks.collaborators import UNTRAINED
 from callbacks.failures import KINDS, failures_of
 from callbacks.markdown import Section, percent
 from callbacks.retrieval_evaluation import RetrievalEvaluation
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 from mmretrieval.metrics.evaluation import GLOBAL, LOCAL, EvaluationRound, is_average
 
 _KINDS_OF_POOL = (GLOBAL, LOCAL)

@@ -9,7 +9,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.pool_search import Found, Pool
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 from mmretrieval.content import Modality
 from mmretrieval.metrics.evaluation import (
     AVERAGE,

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 from mmretrieval.metrics.protocol import data_set_of
 from mmretrieval.metrics.ranked import Positives, Ranking, Rows
 

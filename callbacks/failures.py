@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.corpus import PackedCorpus, QuerySet
+from data_modules.corpus import PackedCorpus
+from data_modules.query_set import QuerySet
 from mmretrieval.index import EmbeddingStore, StaleEmbeddingsError
 from mmretrieval.metrics.ranked import Ranking
 

@@ -164,12 +164,12 @@ no general model.
 
 Made by `lightning fit -c {recipe}` from {start}:
 {steps} steps of {batch} dialogues on {device}, seed {seed}, every {tiled}th batch with any-resolution tiles,
-the others with whole pictures. Captions, questions (colour, shape, size, place, count, background, relation), rewriting of texts,
-portraits of single objects, what a change makes of a picture, and True/False: matching of picture and text,
-two pictures, two texts, and queries with candidates of the embedded benchmark's kinds in the reranker's
-prompts, with what speaks against the wrong ones; the first {captioning} steps show captions, portraits and
-rewriting only. Loss on the answers' tokens only. No scene and no fact of the embedded benchmark's test split
-is ever shown.
+the others with whole pictures. Captions, questions (colour, shape, size, place, count, background, relation),
+rewriting of texts, portraits of single objects, what a change makes of a picture, and True/False: matching of
+picture and text, two pictures, two texts, and queries with candidates of the embedded benchmark's kinds in
+the reranker's prompts, with what speaks against the wrong ones; the first {captioning} steps show captions,
+portraits and rewriting only. Loss on the answers' tokens only. No scene and no fact of the embedded
+benchmark's test split is ever shown.
 
 Last training loss {train_loss:.4f}. On held-out scenes, half of which show (colour, shape) pairs that
 training never did: loss {val_loss:.4f}, token accuracy {val_accuracy:.4f}. Share of held-out answers that are

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 from mmretrieval.index import EmbeddingStore
 from mmretrieval.metrics.ranked import Ranking, Rows
 

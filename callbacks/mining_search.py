@@ -14,8 +14,8 @@ from callbacks.embedding import Rows, embed
 from callbacks.mining_schedule import RoundSubset
 from callbacks.rankings import rank
 from callbacks.teacher import Teacher
-from data_modules.corpus import QuerySet
 from data_modules.encoding import EncodingTable
+from data_modules.query_set import QuerySet
 from mmretrieval.content import Modality
 from mmretrieval.index import EmbeddingStore, VectorIndex
 from mmretrieval.mining import Rankings

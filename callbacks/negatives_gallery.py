@@ -12,7 +12,7 @@ from typing_extensions import override
 from callbacks.collaborators import data_of, listed_before
 from callbacks.gallery_drawing import GREEN, ORANGE, RED, Card, Row, draw_rows, record
 from callbacks.hard_negative_mining import HardNegativeMining
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 from mmretrieval.mining import MinedNegative, NegativeKind, NegativeTable
 
 _COLORS = {NegativeKind.WRONG_MODALITY: RED, NegativeKind.UNSATISFACTORY: ORANGE, NegativeKind.RANKED: ORANGE}

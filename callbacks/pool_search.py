@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from callbacks.exclusions import Exclusions
 from callbacks.searching import search
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 from mmretrieval.index import EmbeddingStore, VectorIndex
 from mmretrieval.metrics.evaluation import GLOBAL, LOCAL
 from mmretrieval.metrics.ranked import Positives, Ranking, Rows

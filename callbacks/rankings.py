@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from callbacks.searching import search
-from data_modules.corpus import QuerySet
 from data_modules.encoding import EncodingTable
 from data_modules.formats.records import id_key
 from data_modules.guards import guarded_rows
+from data_modules.query_set import QuerySet
 from mmretrieval.index import EmbeddingStore, VectorIndex
 from mmretrieval.metrics.ranked import Positives
 from mmretrieval.mining import Rankings

@@ -17,7 +17,8 @@ from callbacks.hard_negative_mining import HardNegativeMining
 from callbacks.resume_checkpoint import is_asked_here, stop_if_asked
 from data_modules.encoding import queries_digest
 from data_modules.formats.records import DataError
-from data_modules.mixture import MixtureBatchSampler, Targets
+from data_modules.mixture import MixtureBatchSampler
+from data_modules.training_items import Targets
 from mmretrieval.rerank.score_cache import ScoreCache
 from mmretrieval.rerank.zero_shot import ZeroShotReranker
 

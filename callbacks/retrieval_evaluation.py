@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
+from callbacks.asking import Asking
 from callbacks.collaborators import (
     UNTRAINED,
     RetrievalData,
@@ -26,34 +27,31 @@ from callbacks.collaborators import (
     trained_steps,
     weights_origin,
 )
-from callbacks.embedding import discard, embed, same_bits
+from callbacks.embedding import same_bits
 from callbacks.environment import environment
+from callbacks.evaluation_facts import evaluation_facts
 from callbacks.evaluation_files import write_json, write_rankings
+from callbacks.evaluation_settings import check_settings
 from callbacks.evaluation_tables import ShortMeasures, groups_of, tables_of
 from callbacks.exclusions import Exclusions
-from callbacks.group_search import group_members, search_groups
+from callbacks.measure_logging import is_average_measure, log_measures, monitor_averages
 from callbacks.pool_search import (
     DRY_QUERIES,
-    Found,
     Pool,
     Rankings,
     pools_of,
     positives_of,
     rows_by_task,
-    search_pools,
 )
+from callbacks.split_search import SplitSearch
 from callbacks.uniir_table import write_uniir_table
 from data_modules.atomic import staged_file
-from data_modules.corpus import QuerySet
-from data_modules.encoding import EncodingTable
 from data_modules.formats.records import DataError
+from data_modules.query_set import QuerySet
 from data_modules.wording import FIRST, Wording
-from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
-from mmretrieval.metrics.evaluation import GLOBAL, LOCAL, EvaluationRound, is_average, metrics_document
+from mmretrieval.index import EmbeddingStore, VectorIndex
+from mmretrieval.metrics.evaluation import EvaluationRound, metrics_document
 from mmretrieval.metrics.protocol import HEADLINE, Protocol, data_set_of
-from mmretrieval.metrics.ranked import Rows
-
-__all__ = ["GLOBAL", "LOCAL", "EvaluationRound", "RetrievalEvaluation"]
 
 
 class RetrievalEvaluation(Callback):
@@ -132,16 +130,7 @@ class RetrievalEvaluation(Callback):
     ) -> None:
         super().__init__()
         self.label = ""
-        if not ks or min(*ks, ndcg_k, depth, every_n_epochs) < 1:
-            raise ValueError(
-                "ks, ndcg_k, depth and every_n_epochs must be at least 1, "
-                f"found {tuple(ks)}, {ndcg_k}, {depth} and {every_n_epochs}."
-            )
-        measures = [*(f"hit@{k}" for k in ks), f"ndcg@{ndcg_k}", "mrr"]
-        if protocol is None and headline not in measures:
-            raise ValueError(f"headline must be one of {', '.join(measures)}, found {headline!r}.")
-        if instructions not in ("first", "mean", "uniir"):
-            raise ValueError(f"instructions must be first, mean or uniir, found {instructions!r}.")
+        check_settings(ks, ndcg_k, depth, every_n_epochs, headline, protocol, instructions)
         self.split, self.folder, self.index, self.protocol = split, folder, index, protocol
         self.headline = headline if protocol is None else HEADLINE
         self.ks, self.ndcg_k, self.depth = tuple(ks), ndcg_k, max(depth, ndcg_k, *ks)
@@ -195,7 +184,8 @@ class RetrievalEvaluation(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs == 0 or is_last_epoch(trainer):
-            self._monitor(pl_module, self._fit_round(trainer, pl_module, epoch), logger=False)
+            done = self._fit_round(trainer, pl_module, epoch)
+            monitor_averages(pl_module, done, self._prefix, logger=False)
         if is_last_epoch(trainer):
             self._end(trainer, pl_module, epoch)
 
@@ -281,8 +271,9 @@ class RetrievalEvaluation(Callback):
             rows = np.sort(np.concatenate(few))
             self._pools = [pool.shortened(positives.part(rows).rows) for pool in self._pools]
         exclusions = Exclusions(queries, positives, self._excluding(queries))
-        found = self._search(trainer, module, data, rows, exclusions)
-        self.rankings, *self._further = (asked.rankings for asked in found)
+        searched = self._search().run(trainer, module, data, rows, self._pools, exclusions)
+        found, self.candidates, self.asked = searched
+        self.rankings, *self._further = (one.rankings for one in found)
         asked = self.protocol or ShortMeasures(self.ks, self.ndcg_k)
         tables = tables_of(found, self._pools, queries, positives, asked)
         groups = groups_of(queries) if self.protocol else {}
@@ -307,70 +298,21 @@ class RetrievalEvaluation(Callback):
             )
         return self.exclude_own_image
 
-    def _search(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        data: RetrievalData,
-        query_rows: Rows,
-        exclusions: Exclusions,
-    ) -> list[Found]:
-        """Ranked lists for each wording."""
-        device = trainer.strategy.root_device
-        index = self.index
-        if index is None:
-            index = ExactIndex(str(device) if device.type == "cuda" else "cpu")
-        queries = data.queries(self.split)
-        every = np.unique(np.concatenate([pool.rows for pool in self._pools]))
-        if not is_dry_run(trainer):
-            every = np.union1d(every, group_members(queries, query_rows))
-        self.candidates = self._embed(trainer, module, self._candidate_table(data), every)
-        stores, rounds = [self.candidates], []
-        for wording, by_task in self._asked(queries, query_rows):
-            table = self._query_table(data, wording)
-            stores.append(self._embed(trainer, module, table, np.sort(np.concatenate([*by_task.values()]))))
-            place = (self.candidates, stores[-1], by_task, self._pools, self.depth, exclusions, device)
-            groups = search_groups(self.candidates, stores[-1], by_task, queries)
-            rounds.append(Found(search_pools(index, *place), groups))
-        self.asked = stores[1]
-        if is_dry_run(trainer):
-            discard(trainer, *stores)
-            self.candidates = self.asked = None
-        return rounds
+    @property
+    def asking(self) -> Asking:
+        """How queries are asked."""
+        return Asking(self.instructions, self.wording)
 
-    # The usual tables are asked for without the argument, which other data modules need not have.
-
-    def _candidate_table(self, data: RetrievalData) -> EncodingTable:
-        return data.candidate_table(wording=self.wording) if self.wording.cleaned else data.candidate_table()
-
-    def _query_table(self, data: RetrievalData, wording: Wording) -> EncodingTable:
-        usual = wording == FIRST
-        return data.query_table(self.split) if usual else data.query_table(self.split, wording=wording)
-
-    def _asked(self, queries: QuerySet, rows: Rows) -> list[tuple[Wording, dict[str, Rows]]]:
-        """The wordings, each with the queries that are asked so."""
-        by_task = rows_by_task(queries, rows)
-        if self.instructions != "mean":
-            return [(self.wording, by_task)]
-        counts = {
-            task: max((len(queries.instructions(row)) for row in own.tolist()), default=1)
-            for task, own in by_task.items()
-        }
-        return [
-            (Wording(number), {task: own for task, own in by_task.items() if counts[task] > number})
-            for number in range(max(counts.values()))
-        ]
-
-    def _embed(
-        self, trainer: Trainer, module: LightningModule, table: EncodingTable, rows: Rows
-    ) -> EmbeddingStore:
-        return embed(trainer, module, table, rows, self.embeddings, self.embedding_dtype)
+    def _search(self) -> SplitSearch:
+        return SplitSearch(
+            self.split, self.asking, self.index, self.depth, self.embeddings, self.embedding_dtype
+        )
 
     def _fit_round(self, trainer: Trainer, module: LightningModule, epoch: int) -> EvaluationRound:
         done = self.evaluate(trainer, module, epoch)
         self.history.append(done)
         prefix = f"{self.shown_split}/" if self.is_final else ""
-        self._log(trainer, {f"{prefix}{name}": value for name, value in done.scalars().items()})
+        log_measures(trainer, done.scalars(), f"{self._prefix}{prefix}")
         suffix = "" if self.final is None else f"_{self.shown_split}"
         self._write(trainer, metrics_document(self.history), suffix)
         return done
@@ -384,9 +326,11 @@ class RetrievalEvaluation(Callback):
             )
         with same_bits(module):
             done = self.evaluate(trainer, module, trainer.current_epoch)
-        self._log(trainer, {n: value for n, value in done.scalars().items() if not _is_average(n)})
-        self._monitor(module, done, logger=bool(trainer.loggers))
-        self.latest_facts = self._facts(trainer, module)  # all ranks: weights may be shared among them
+        single = {n: value for n, value in done.scalars().items() if not is_average_measure(n)}
+        log_measures(trainer, single, self._prefix)
+        monitor_averages(module, done, self._prefix, logger=bool(trainer.loggers))
+        # All ranks: weights may be shared among them.
+        self.latest_facts = evaluation_facts(self, trainer, module)
         self._write(trainer, {**done.document(), "evaluation": self.latest_facts}, f"_{command}")
         if trainer.is_global_zero and not is_dry_run(trainer):
             folder, queries = self.output_folder(trainer), self.data(trainer).queries(self.split)
@@ -395,22 +339,6 @@ class RetrievalEvaluation(Callback):
                     write_uniir_table(path, done, queries)
             machine = {"seconds": round(done.seconds, 3), **dict(environment(trainer))}
             write_json(folder / f"environment{self.file_suffix}_{command}.json", machine)
-
-    def _facts(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        """What was evaluated and how, nothing of the machine; all ranks call it together."""
-        data = self.data(trainer)
-        return {
-            "split": self.split,
-            "weights": weights_origin(trainer, module),
-            "embedding_hash": retriever_of(module).embedding_hash(),
-            "queries_digest": self._query_table(data, self.wording).digest,
-            "candidates_digest": self._candidate_table(data).digest,
-            "depth": self.depth,
-            "instructions": self.instructions,
-            "instruction_seed": self.wording.drawn_with,
-            "exclude_own_image": list(self.exclude_own_image),
-            "protocol": None if self.protocol is None else asdict(self.protocol),
-        }
 
     def _write(self, trainer: Trainer, document: dict[str, Any], suffix: str) -> None:
         if not trainer.is_global_zero or is_dry_run(trainer):
@@ -421,20 +349,6 @@ class RetrievalEvaluation(Callback):
         origin = weights_origin(trainer, trainer.lightning_module)
         name = "step0" if origin == "unknown" else origin.replace(" ", "")
         write_rankings(folder / f"runs{suffix}", [self.rankings, *self._further], self._pools, queries, name)
-
-    def _monitor(self, module: LightningModule, done: EvaluationRound, *, logger: bool) -> None:
-        """Hand the averages to Lightning: callbacks monitor them, and ``validate`` returns what is logged."""
-        for name, value in done.scalars().items():
-            if _is_average(name):
-                # All ranks have the same value; sync_dist only says so to Lightning.
-                name = f"{self._prefix}{name}"
-                module.log(name, value, on_step=False, on_epoch=True, logger=logger, sync_dist=True)
-
-    def _log(self, trainer: Trainer, scalars: dict[str, float]) -> None:
-        # Not pl_module.log: it logs at the step before, and not at all in some of the hooks.
-        named = {f"{self._prefix}{name}": value for name, value in scalars.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(named, step=trainer.global_step)
 
     @property
     def _prefix(self) -> str:
@@ -469,7 +383,3 @@ class RetrievalEvaluation(Callback):
     def output_folder(self, trainer: Trainer) -> Path:
         """Where metrics and run files go."""
         return self.folder if self.folder is not None else Path(trainer.default_root_dir)
-
-
-def _is_average(name: str) -> bool:
-    return is_average(name.split("/")[1])

@@ -15,10 +15,11 @@ from typing_extensions import override
 from callbacks.collaborators import data_of, is_dry_run, listed_before
 from callbacks.failures import KINDS, WRONG_MODALITY, Failure, failures_of
 from callbacks.gallery_drawing import GREEN, RED, Card, Row, draw_rows, record
-from callbacks.retrieval_evaluation import GLOBAL, LOCAL, EvaluationRound, RetrievalEvaluation
-from data_modules.corpus import QuerySet
+from callbacks.retrieval_evaluation import RetrievalEvaluation
+from data_modules.query_set import QuerySet
 from data_modules.wording import FIRST, Wording
 from mmretrieval.content import Content, Query
+from mmretrieval.metrics.evaluation import GLOBAL, LOCAL, EvaluationRound
 from mmretrieval.metrics.ranked import Ranking
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 from mmretrieval.metrics.ranked import Ranking, Rows
 
 

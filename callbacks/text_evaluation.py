@@ -13,8 +13,8 @@ from typing_extensions import override
 from callbacks.collaborators import RetrievalData
 from callbacks.pool_search import Pool, pools_of
 from callbacks.retrieval_evaluation import RetrievalEvaluation
-from data_modules.corpus import QuerySet
 from data_modules.formats.records import DataError
+from data_modules.query_set import QuerySet
 from data_modules.text_sets import EMBEDDED, TextSets, split_of
 from mmretrieval.index import VectorIndex
 from mmretrieval.metrics.evaluation import LOCAL

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 from mmretrieval.content import MODALITIES
 from mmretrieval.metrics.evaluation import GLOBAL, LOCAL, EvaluationRound
 

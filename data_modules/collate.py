@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from data_modules.corpus import PackedCorpus, QuerySet
+from data_modules.corpus import PackedCorpus
 from data_modules.guards import guarded_keys
-from data_modules.mixture import TrainingItem
+from data_modules.query_set import QuerySet
+from data_modules.training_items import TrainingItem
 from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import ContrastiveBatch, EncoderInputs, EncodingBatch
 from mmretrieval.content import Candidate, Query
@@ -60,7 +61,9 @@ class TrainingSample(NamedTuple):
 
 
 class TrainingDataset(Dataset[TrainingSample]):
-    """Reads what a :class:`~data_modules.mixture.TrainingItem` names; the first positive is the labelled one.
+    """Reads what a :class:`~data_modules.training_items.TrainingItem` names.
+
+    The first positive is the labelled one.
 
     Args:
         queries: The training queries.

@@ -12,11 +12,18 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.corpus import PackedCorpus, QuerySet
+from data_modules.corpus import PackedCorpus
 from data_modules.joined import JoinedCorpus, JoinedQueries
+from data_modules.query_set import QuerySet
 from data_modules.wording import FIRST, Wording
 
 Ints = npt.NDArray[np.int64]
+
+
+def content_key(text: str | None, image_digest: str | None) -> int:
+    """Return a positive 63-bit integer that two contents share iff text and image bytes are equal."""
+    parts = f"{image_digest or ''}\0{text or ''}".encode()
+    return int.from_bytes(blake2b(parts, digest_size=8).digest(), "little") >> 1 or 1
 
 
 def candidate_contents(corpus: PackedCorpus, wording: Wording = FIRST) -> Ints:

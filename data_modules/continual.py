@@ -12,12 +12,14 @@ from typing_extensions import override
 from data_modules.blend import tempered
 from data_modules.corpus import PackedCorpus
 from data_modules.embedded import EmbeddedDataModule
+from data_modules.encoding_tables import ENCODING_TOKENS
 from data_modules.joined import TRAIN, TRAIN_POOL, JoinedCorpus, JoinedQueries
 from data_modules.mbeir import MBEIRDataModule
 from data_modules.mixture import MixtureBatchSampler
-from data_modules.retrieval import ENCODING_TOKENS, RetrievalDataModule
+from data_modules.retrieval import RetrievalDataModule
 from data_modules.synthetic.benchmark import DEFAULT_SIZE
 from data_modules.text_sets import TextSets
+from data_modules.trainer_facts import ranks_of
 
 MULTIMODAL = "multimodal"
 """Name of the source that is all tasks of the multimodal data."""
@@ -138,7 +140,7 @@ class ContinualTextDataModule(RetrievalDataModule):
         self.corpus = JoinedCorpus([part.corpus for part in parts], (MULTIMODAL, TEXT))
         self._queries = {}
         if stage == "fit":
-            rank, world = self._ranks()
+            rank, world = ranks_of(self.trainer)
             queries = self.queries(TRAIN)
             assert isinstance(queries, JoinedQueries)
             sources = sources_of(queries)

@@ -6,8 +6,10 @@ import logging
 from hashlib import blake2b
 from pathlib import Path
 
+from data_modules.cached_packing import cache_home
+from data_modules.encoding_tables import ENCODING_TOKENS
 from data_modules.formats.records import DataError
-from data_modules.retrieval import ENCODING_TOKENS, RetrievalDataModule, cache_home
+from data_modules.retrieval import RetrievalDataModule
 from data_modules.synthetic import benchmark
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import DataLoader
 
-from data_modules.corpus import Codes, PackedCorpus, QuerySet
+from data_modules.corpus import PackedCorpus
+from data_modules.query_set import QuerySet
+from data_modules.shards import Codes
 from data_modules.wording import FIRST, Wording
 from mmretrieval.batches import EncodingBatch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.corpus import QuerySet
+from data_modules.query_set import QuerySet
 
 Ints = npt.NDArray[np.int64]
 

@@ -14,8 +14,10 @@ import numpy.typing as npt
 from PIL import Image
 from typing_extensions import override
 
-from data_modules.corpus import Codes, PackedCorpus, QuerySet
+from data_modules.corpus import PackedCorpus
 from data_modules.formats.records import CandidateRecord, DataError, QueryRecord
+from data_modules.query_set import QuerySet
+from data_modules.shards import Codes
 from mmretrieval.content import Candidate, Content, Query
 
 Ints = npt.NDArray[np.int64]
@@ -170,7 +172,7 @@ class JoinedCorpus(PackedCorpus):
 
 
 class JoinedQueries(QuerySet):
-    """The training queries of all parts; see :class:`~data_modules.corpus.QuerySet`.
+    """The training queries of all parts; see :class:`~data_modules.query_set.QuerySet`.
 
     Args:
         corpus: The joined data sets.

@@ -31,9 +31,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.atomic import staged_directory
-from data_modules.corpus import FORMAT, MANIFEST, VERSION, content_key
+from data_modules.content_keys import content_key
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import CandidateRecord, DataError, QueryRecord, Source, dataset_id, id_key
+from data_modules.manifest import FORMAT, MANIFEST, VERSION
 from data_modules.packed_queries import PackedQueries
 from data_modules.progress import progress_bar
 from data_modules.shards import ShardIndex, ShardWriter, file_digest, index_path

@@ -12,10 +12,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from data_modules.corpus import PackedCorpus, QuerySet
+from data_modules.corpus import PackedCorpus
 from data_modules.embedded import EmbeddedDataModule
 from data_modules.formats.records import DataError
 from data_modules.mbeir import MBEIRDataModule
+from data_modules.query_set import QuerySet
 from data_modules.retrieval import RetrievalDataModule
 from data_modules.synthetic.benchmark import DEFAULT_SIZE
 from mmretrieval.metrics.run_files import run_files

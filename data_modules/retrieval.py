@@ -2,60 +2,44 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import sha256
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
+from data_modules.cached_packing import pack_once, packed_place
 from data_modules.collate import (
-    CandidateCollate,
-    CandidateDataset,
     ContentProcessor,
     ContrastiveCollate,
-    QueryCollate,
-    QueryDataset,
     TrainingDataset,
 )
-from data_modules.content_keys import candidate_contents, query_contents
-from data_modules.corpus import MANIFEST, VERSION, PackedCorpus, QuerySet
-from data_modules.encoding import EncodingTable, candidates_digest, queries_digest
-from data_modules.formats.mbeir import MBEIRReader
+from data_modules.corpus import PackedCorpus
+from data_modules.encoding import EncodingTable
+from data_modules.encoding_tables import ENCODING_TOKENS, EncodingTables
 from data_modules.formats.records import DataError
-from data_modules.mixture import MixtureBatchSampler, MixtureSettings, Targets
-from data_modules.packing import pack, source_digest
+from data_modules.mixture import MixtureBatchSampler
+from data_modules.mixture_settings import MixtureSettings
+from data_modules.query_set import QuerySet
+from data_modules.trainer_facts import position_of, processor_of, ranks_of
+from data_modules.training_items import Targets
+from data_modules.training_questions import questions_of
 from data_modules.wording import FIRST, Wording
+from data_modules.worker_context import worker_context
 from mmretrieval.batches import ContrastiveBatch, EncodingBatch
-from mmretrieval.content import MODALITIES, Candidate, Content
 from mmretrieval.encoder.provenance import Asked
 from mmretrieval.mining import NegativeTable
 
 Ints = npt.NDArray[np.int64]
 S = TypeVar("S")
 B = TypeVar("B")
-
-ENCODING_TOKENS: Final = 65_536
-"""Tokens of a batch to embed: those of 128 contents of 512 tokens."""
-_USUAL_SIZE = (640, 480)
-
-logger = logging.getLogger(__name__)
-
-
-def cache_home() -> Path:
-    """Return where to keep what is made on first use: ``$MMRETRIEVAL_HOME`` or ``~/.cache/mmretrieval``."""
-    return Path(os.environ.get("MMRETRIEVAL_HOME") or "~/.cache/mmretrieval").expanduser()
 
 
 class RetrievalDataModule(LightningDataModule):
@@ -146,13 +130,7 @@ class RetrievalDataModule(LightningDataModule):
         Raises:
             DataError: If ``root`` is neither a packed folder nor in the M-BEIR layout.
         """
-        if (self.root / MANIFEST).is_file():
-            return self.root
-        reader = MBEIRReader(self.root)
-        root = self.root.resolve()
-        times = [path.stat().st_mtime_ns for path in reader.source_files()]  # an edit may keep the size
-        key = sha256(f"{VERSION} {source_digest(reader)} {root} {times}".encode()).hexdigest()[:16]
-        return cache_home() / "packed" / f"{root.name}-{key}"
+        return packed_place(self.root)
 
     def prepare_data(self) -> None:
         """Pack the data unless that is done; runs on one process of each node.
@@ -160,15 +138,7 @@ class RetrievalDataModule(LightningDataModule):
         Raises:
             DataError: If anything in the data cannot be used.
         """
-        target = self.packed_root
-        if (target / MANIFEST).is_file():
-            return
-        logger.info("Packing %s into %s, once.", self.root, target)
-        try:
-            pack(self.root, target)
-        except DataError:
-            if not (target / MANIFEST).is_file():  # else another process was faster
-                raise
+        pack_once(self.root, self.packed_root)
 
     def setup(self, stage: str) -> None:
         """Open the packed data; for ``fit``, begin the training stream.
@@ -182,7 +152,7 @@ class RetrievalDataModule(LightningDataModule):
         self.corpus = PackedCorpus(self.packed_root)
         self._queries = {}
         if stage == "fit":
-            rank, world = self._ranks()
+            rank, world = ranks_of(self.trainer)
             self.pool(self.train_pool)
             self._sampler = MixtureBatchSampler(self.queries(self.train_split), self.mixture, rank, world)
 
@@ -247,17 +217,7 @@ class RetrievalDataModule(LightningDataModule):
     @property
     def training_questions(self) -> dict[str, Asked]:
         """How each task of the training samples is asked, as its first query shows."""
-        queries = self.queries(self.train_split)
-        tasks, rows = np.unique(queries.task_of, return_index=True)
-        first = {queries.tasks[task]: int(row) for task, row in zip(tasks, rows, strict=True)}
-        return {
-            task: Asked(
-                MODALITIES[queries.modalities[first[task]]],
-                MODALITIES[queries.target_modality[first[task]]],
-                queries.instructions(first[task]),
-            )
-            for task in self.training_shares
-        }
+        return questions_of(self.queries(self.train_split), self.training_shares)
 
     def set_negatives(self, table: NegativeTable | None) -> None:
         """Use mined negatives from now on; between epochs, at a pause, or before training begins."""
@@ -298,23 +258,7 @@ class RetrievalDataModule(LightningDataModule):
             processor: Makes the model inputs; that of the trained retriever by default.
             wording: How texts are cleaned.
         """
-        corpus, made = self.corpus, CandidateDataset(self.corpus, wording)
-        return EncodingTable(
-            name=f"candidates{wording.candidate_suffix}",
-            source=self.source,
-            digest=candidates_digest(corpus, wording),
-            ids=corpus.candidate_ids,
-            modalities=corpus.candidate_modalities,
-            sizes=corpus.candidate_sizes,
-            pictures=corpus.candidate_images,
-            contents=lambda: candidate_contents(corpus, wording),
-            batch_size=self.encoding_batch_size,
-            batch_tokens=self.encoding_tokens,
-            picture_tokens=lambda: picture_tokens(processor or self._processor()),
-            make_loader=lambda batches, count: self._loader(
-                made, batches, CandidateCollate(processor or self._processor()), count
-            ),
-        )
+        return self._tables(processor).candidates(self.corpus, wording)
 
     def query_table(
         self, split: str, processor: ContentProcessor | None = None, wording: Wording = FIRST
@@ -329,22 +273,15 @@ class RetrievalDataModule(LightningDataModule):
         Raises:
             DataError: If the split has no queries.
         """
-        queries = self.queries(split)
-        return EncodingTable(
-            name=f"{split} queries{wording.suffix}",
+        return self._tables(processor).queries(self.queries(split), wording)
+
+    def _tables(self, processor: ContentProcessor | None) -> EncodingTables:
+        return EncodingTables(
             source=self.source,
-            digest=queries_digest(queries, wording),
-            ids=queries.ids.astype(np.bytes_),
-            modalities=queries.modalities,
-            sizes=queries.sizes,
-            pictures=queries.images,
-            contents=lambda: query_contents(queries, wording),
             batch_size=self.encoding_batch_size,
             batch_tokens=self.encoding_tokens,
-            picture_tokens=lambda: picture_tokens(processor or self._processor()),
-            make_loader=lambda batches, count: self._loader(
-                QueryDataset(queries, wording), batches, QueryCollate(processor or self._processor()), count
-            ),
+            processor=lambda: processor or self._processor(),
+            make_loader=self._loader,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -353,10 +290,7 @@ class RetrievalDataModule(LightningDataModule):
             return {}
         if self.trainer is None:
             return self._sampler.state_dict()
-        epochs: Any = self.trainer.fit_loop.epoch_progress.current  # typed as their base class
-        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        within = epochs.started > epochs.processed
-        return self._sampler.state_at(epochs.processed, batches.processed if within else 0)
+        return self._sampler.state_at(*position_of(self.trainer))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where a run stopped.
@@ -376,25 +310,9 @@ class RetrievalDataModule(LightningDataModule):
         except ValueError as error:
             raise MisconfigurationException(str(error)) from None
 
-    def _ranks(self) -> tuple[int, int]:
-        """This rank, and how many share a global batch."""
-        if self.trainer is None or (ranks := self.trainer.distributed_sampler_kwargs) is None:
-            return 0, 1
-        if ranks["num_replicas"] > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-            raise MisconfigurationException(
-                "The data module gives each rank its own batches; set Trainer(use_distributed_sampler=False)."
-            )
-        return ranks["rank"], ranks["num_replicas"]
-
     def _processor(self) -> ContentProcessor:
         """The retriever's input processor, asked for only when a loader is made: it may need the model."""
-        module = None if self.trainer is None else self.trainer.lightning_module
-        if module is None or not hasattr(module, "input_processor"):
-            raise MisconfigurationException(
-                "Batches are made with trainer.lightning_module.input_processor, which is not there; "
-                "use the data module with a trainer that runs a UniversalRetriever."
-            )
-        return cast(ContentProcessor, module.input_processor)
+        return processor_of(self.trainer)
 
     def _loader(
         self,
@@ -413,9 +331,14 @@ class RetrievalDataModule(LightningDataModule):
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=persistent and workers > 0,
-            multiprocessing_context=worker_context(self._processor()) if workers else None,
+            multiprocessing_context=self._context() if workers else None,
         )
         return cast("DataLoader[B]", loader)  # torch types a loader by its dataset's items
+
+    def _context(self) -> BaseContext:
+        # This module for Lightning: each worker imports the program's main module, which needs it, and the
+        # fork server of Python 3.11 does not (https://github.com/python/cpython/issues/126631).
+        return worker_context(__name__, type(self._processor()).__module__)
 
 
 class ResumableDataLoader(DataLoader[Any]):
@@ -446,31 +369,3 @@ class ResumableDataLoader(DataLoader[Any]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: see :meth:`RetrievalDataModule.load_state_dict`."""
-
-
-def picture_tokens(processor: ContentProcessor) -> int:
-    """Return how many tokens a picture of a usual size takes.
-
-    Args:
-        processor: What makes model inputs of it.
-    """
-    usual = Candidate(Content(image=Image.new("RGB", _USUAL_SIZE)))
-    return int(processor.candidates([usual]).input_ids.shape[1])
-
-
-def worker_context(processor: ContentProcessor) -> BaseContext:
-    """Return how to start workers: from a fork server that has imported what they need.
-
-    A fork of the training process can hang, since threads of torch, faiss and tokenizers hold locks there. A
-    fork server has no threads, and imports torch and transformers once for all workers of all loaders.
-
-    Args:
-        processor: What workers will use.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # This module for Lightning: each worker imports the program's main module, which needs it, and the fork
-    # server of Python 3.11 does not (https://github.com/python/cpython/issues/126631).
-    context.set_forkserver_preload([__name__, type(processor).__module__])
-    return context

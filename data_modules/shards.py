@@ -28,6 +28,8 @@ BLOCK = 512
 
 Ints = npt.NDArray[np.int64]
 Column = npt.NDArray[Any]
+Codes = npt.NDArray[np.uint8]
+"""Of modalities."""
 
 _KEY = re.compile(r"[A-Za-z0-9:_-]{1,80}")  # no dot: webdataset cuts the key at the first one
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -219,6 +221,11 @@ class ShardTable:
     def ids(self) -> npt.NDArray[np.bytes_]:
         """Keys of all rows, ``(N,)`` bytes."""
         return np.concatenate([np.empty(0, "S1"), *(shard.index.ids for shard in self.shards)])
+
+    @property
+    def sizes(self) -> Ints:
+        """Bytes of all rows, ``(N,)``."""
+        return np.concatenate([np.empty(0, np.int64), *(shard.index.sizes for shard in self.shards)])
 
     def column(self, name: str, dtype: npt.DTypeLike) -> Column:
         """Return a column of all rows, ``(N,)``.

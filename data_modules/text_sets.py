@@ -11,16 +11,19 @@ from typing import Final, Literal
 
 from typing_extensions import override
 
+from data_modules.cached_packing import cache_home
 from data_modules.conversion.merging import merge
 from data_modules.conversion.pairs import convert_pairs
 from data_modules.conversion.prompts import TEXT_SEARCH
 from data_modules.conversion.text import convert_beir
-from data_modules.corpus import MANIFEST, VERSION, PackedCorpus
+from data_modules.corpus import PackedCorpus
+from data_modules.encoding_tables import ENCODING_TOKENS
 from data_modules.formats.beir import BEIRReader
 from data_modules.formats.records import DataError
 from data_modules.formats.text_pairs import is_pairs
+from data_modules.manifest import MANIFEST, VERSION
 from data_modules.packing import pack
-from data_modules.retrieval import ENCODING_TOKENS, RetrievalDataModule, cache_home
+from data_modules.retrieval import RetrievalDataModule
 from data_modules.synthetic import text_benchmark
 from data_modules.synthetic.text_benchmark import NAMES, write_text_benchmark
 from data_modules.text_sources import TextSource, text_sources

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_modules.corpus import MANIFEST, read_manifest
 from data_modules.formats.mbeir import MBEIRReader
 from data_modules.formats.records import DataError
+from data_modules.manifest import MANIFEST, read_manifest
 from data_modules.shards import BLOCK, ShardIndex, checksum, file_digest, index_path, local_shard
 
 

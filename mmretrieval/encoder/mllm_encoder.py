@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from lightning.fabric.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from mmretrieval.batches import EncoderInputs
-from mmretrieval.distributed import gather_sizes
 from mmretrieval.encoder import saving
-from mmretrieval.encoder.adapters import LoRA, ParameterGroup, TrainedParts, parameter_groups, prepare
-from mmretrieval.encoder.attention import make_bidirectional
+from mmretrieval.encoder.adapters import LoRA, ParameterGroup, TrainedParts, parameter_groups
+from mmretrieval.encoder.assembly import assemble
 from mmretrieval.encoder.backbone import (
     Loading,
-    check_attention,
     check_tokens,
-    load_backbone,
     load_config,
     load_processor,
     resolve,
 )
-from mmretrieval.encoder.checkpointing import checkpoint_activations, checkpoint_projectors
-from mmretrieval.encoder.chunks import Chunks, aligned, length_sorted, rows_of, split_further
-from mmretrieval.encoder.compiling import compile_layers
-from mmretrieval.encoder.discovery import family_of, is_discovered
+from mmretrieval.encoder.chunked_embedding import embed_in_chunks
+from mmretrieval.encoder.chunks import Chunks
+from mmretrieval.encoder.discovery import family_of
 from mmretrieval.encoder.families import Family
 from mmretrieval.encoder.fingerprint import fingerprint, model_folder
 from mmretrieval.encoder.language import hidden_states
-from mmretrieval.encoder.language_swap import swap_language_model
-from mmretrieval.encoder.latent_attention import LatentAttentionOptions, load_latent_attention
-from mmretrieval.encoder.latent_weights import start_from
-from mmretrieval.encoder.packed_attention import pack_pictures
+from mmretrieval.encoder.latent_attention import LatentAttentionOptions
 from mmretrieval.encoder.pictures import PictureOptions, picture_processor
-from mmretrieval.encoder.pooling import POOLINGS, make_pooling
+from mmretrieval.encoder.pooling import POOLINGS
 from mmretrieval.encoder.prompts import Frame, InputProcessor, Templates, chat_frame
-from mmretrieval.encoder.verification import verify_discovered
+from mmretrieval.encoder.trained_weights import hash_weights, put_weights, trained_weights
 from mmretrieval.encoder.vision import PictureFeatures, picture_features
 from mmretrieval.errors import UserError
 
@@ -140,54 +130,10 @@ class MLLMEncoder(nn.Module):
         """Load; ``trained`` says that trained weights come next, so that none need be there to start from."""
         if self.core is not None:
             return
-        check_attention(self._config, self.family, self.loading, bidirectional=self.bidirectional)
-        unquantized = (self.family.vision_tower, *self.family.projectors)
-        core = load_backbone(self.base, self.loading, unquantized)
-        if is_discovered(core.config):
-            verify_discovered(core, self.family, self._processor, self.base)
-        self.pool = make_pooling(self.pooling, self._hidden_size, self.latent_attention)
-        if self.loading.language_model is not None:
-            self._swap(core, self.loading.language_model, trained)
-        if self.latent_attention.weights is not None and not trained:
-            start_from(self.pool, self.latent_attention.weights)
-            self._started_from.append(f"latent attention of {self.latent_attention.weights}")
-        if self.bidirectional:
-            make_bidirectional(core, self.family)
-        prepare(core, self.family, self.lora, self.trained)
-        if self.gradient_checkpointing:
-            checkpoint_activations(core, self.family)
-        if self.chunks.kept < 1:
-            checkpoint_projectors(core, self.family)
-        pack_pictures(core.get_submodule(self.family.vision_tower))
-        if self.compiled:
-            compile_layers(core, self.family)
-        if self.projection is not None:
-            self.head = nn.Linear(self._hidden_size, self.projection, bias=False)
-        self.core = core
+        made = assemble(self, self._config, trained=trained)
+        self.pool, self.head, self._started_from = made.pool, made.head, made.started_from
+        self.core = made.core
         self.train(self.training)  # transformers loads in evaluation mode
-
-    def _swap(self, core: Any, name: str, trained: bool) -> None:  # noqa: ANN401
-        """Put another language model into the core, and its latent attention into the pooling."""
-        report = swap_language_model(
-            core, self.family.language_model, model_folder(name, fetch=True), self._processor.tokenizer
-        )
-        if report.bidirectional_suggested and not self.bidirectional:
-            rank_zero_warn(
-                f"{name} was trained with bidirectional attention; set encoder.bidirectional: true"
-            )
-        kept = f"{report.kept_rows} embeddings of the base kept"
-        self._started_from.append(f"language model {name} ({report.model_type}, {kept})")
-        if self.pooling != "latent_attention" or self.latent_attention.weights is not None or trained:
-            return
-        if report.latent_attention:
-            load_latent_attention(self.pool, report.latent_attention)
-            self._started_from.append("its latent attention")
-            return
-        self._started_from.append("a random latent attention")
-        rank_zero_warn(
-            f"{name} has no weights of a latent attention: pooling starts from random ones, where no "
-            "checkpoint replaces them; encoder.latent_attention.weights takes others"
-        )
 
     @property
     def model_type(self) -> str:
@@ -279,27 +225,10 @@ class MLLMEncoder(nn.Module):
         return sum((p.sum() for p in trained), start=torch.zeros((), device=self.core.device)) * 0.0
 
     def _embedded(self, inputs: EncoderInputs, features: PictureFeatures | None) -> Tensor:
-        order = length_sorted(inputs)
-        sizes = self._sizes(inputs.attention_mask.sum(dim=1)[order])
-        # A chunk without rows embeds one for nothing: all ranks take part in gathering sharded weights.
-        chunks = [rows_of(inputs, rows if len(rows) else order[:1]) for rows in torch.split(order, sizes)]
-        recomputed = self.chunks.recomputed(len(chunks)) if torch.is_grad_enabled() else 0
-        if self.aligned and not torch.is_grad_enabled():
-            padding = int(self.core.config.image_token_id == 0)
-            chunks = [aligned(chunk, padding) for chunk in chunks]
-        parts = []
-        for number, (chunk, shown) in enumerate(zip(chunks, _shown(chunks, features), strict=True)):
-            if number < recomputed:
-                embedded = checkpoint(self._embed, chunk, shown, use_reentrant=False)
-            else:
-                embedded = self._embed(chunk, shown)
-            parts.append(embedded if sizes[number] else embedded[:0])
-        return torch.cat(parts)[order.argsort()]
-
-    def _sizes(self, lengths: Tensor) -> list[int]:
-        """Rows of each chunk, for contents of ascending lengths."""
-        sizes = self.chunks.sizes(lengths)
-        return split_further(sizes, max(gather_sizes(len(sizes), lengths.device))) if self.in_step else sizes
+        padding = int(self.core.config.image_token_id == 0) if self.aligned else None
+        return embed_in_chunks(
+            self._embed, inputs, features, self.chunks, padding=padding, in_step=self.in_step
+        )
 
     def _embed(self, inputs: EncoderInputs, shown: PictureFeatures | None) -> Tensor:
         hidden = hidden_states(self.core, self.family, inputs, shown, differentiable=self.in_step)
@@ -350,16 +279,11 @@ class MLLMEncoder(nn.Module):
             RuntimeError: If the encoder was not loaded.
         """
         self._require_loaded()
-        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        return {name: trained[name].detach().cpu().contiguous() for name in sorted(trained)}
+        return trained_weights(self)
 
     def weights_hash(self) -> str:
         """Return a hex digest of the base's weights (:attr:`base_fingerprint`) and of everything trained."""
-        digest = blake2b(self.base_fingerprint.encode(), digest_size=16)
-        for name, tensor in self.trained_state().items():
-            digest.update(name.encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return hash_weights(self.base_fingerprint, self.trained_state())
 
     def embedding_hash(self) -> str:
         """Return a hex digest of all that decides an embedding: :meth:`weights_hash`, and the settings."""
@@ -420,23 +344,4 @@ class MLLMEncoder(nn.Module):
         Raises:
             UserError: If the file is missing or damaged, or has other names or shapes than are trained here.
         """
-        state = saving.read_weights(path)
-        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        expected = {name: parameter.shape for name, parameter in parameters.items()}
-        found = {name: tensor.shape for name, tensor in state.items()}
-        if found != expected:
-            names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
-            raise UserError(f"{path}: does not fit the encoder: {len(names)} weights differ, as {names[:3]}")
-        with torch.no_grad():
-            for name, tensor in state.items():
-                parameters[name].copy_(tensor)
-
-
-def _shown(
-    chunks: Sequence[EncoderInputs], features: PictureFeatures | None
-) -> Sequence[PictureFeatures | None]:
-    """The features that each chunk shows."""
-    if features is None:
-        return [None] * len(chunks)
-    shown = features.at(torch.cat([chunk.picture_of for chunk in chunks]))
-    return shown.split([len(chunk.picture_of) for chunk in chunks])
+        put_weights(self, path)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from data_modules.corpus import PackedCorpus
 from data_modules.encoding import EncodingTable
-from data_modules.formats.mbeir import MBEIRWriter
+from data_modules.formats.mbeir_writer import MBEIRWriter
 from data_modules.formats.records import CandidateRecord, InstructionRecord, QueryRecord
 from data_modules.packing import pack
 from mmretrieval.batches import EncoderInputs, EncodingBatch, Pictures

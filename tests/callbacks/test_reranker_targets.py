@@ -7,7 +7,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from callbacks import HardNegativeMining, RerankerTargets
 from data_modules.corpus import PackedCorpus
-from data_modules.mixture import MixtureBatchSampler, MixtureSettings
+from data_modules.mixture import MixtureBatchSampler
+from data_modules.mixture_settings import MixtureSettings
 from mmretrieval.loss import RerankerDistillation
 
 pytestmark = [

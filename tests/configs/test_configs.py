@@ -21,20 +21,7 @@ FEW = (
     "--data.init_args.encoding_batch_size=64",
 )
 
-pytestmark = [
-    # Lightning registers its instantiators the old way.
-    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMRETRIEVAL_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 
 
 def fit(*files, out, options=()):

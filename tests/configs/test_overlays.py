@@ -31,19 +31,6 @@ FAMILY_OF = {
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 POOLINGS = sorted(path.stem for path in (CONFIGS / "pooling").glob("*.yaml"))
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMRETRIEVAL_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
-
 
 @pytest.fixture
 def loaded(monkeypatch):

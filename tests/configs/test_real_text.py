@@ -13,9 +13,6 @@ REAL = Path(__file__).parents[3] / "shared" / "data"
 EMOJI, WORDNET = REAL / "emoji_mbeir", REAL / "wordnet_beir"
 FEW = ("--data.init_args.num_workers=0", "--data.init_args.batch_size=8")
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:Multimodal retrieval has fallen"),
     pytest.mark.filterwarnings("ignore:Mining found no negative"),
 ]
@@ -39,8 +36,7 @@ def of_parts(folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not WORDNET.is_dir(), reason="the real data are not here")
-def test_the_held_out_definitions_are_evaluated(tmp_path, tiny_mllm, monkeypatch):
-    monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
+def test_the_held_out_definitions_are_evaluated(tmp_path, tiny_mllm):
     stage1 = ["-c", str(CONFIGS / "stage1.yaml"), "-c", str(CONFIGS / "data/mbeir.yaml")]
     adapter = "[{class_path: callbacks.AdapterCheckpoint}]"
     only = [f"--trainer.callbacks={adapter}", "--trainer.max_steps=1", "--trainer.logger=false"]

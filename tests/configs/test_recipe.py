@@ -36,19 +36,7 @@ STAGES = {
     "evaluate": ("evaluate.yaml", MODEL, "data/mbeir.yaml", "recipe/evaluate.yaml", "hardware/ddp.yaml"),
 }
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
-    pytest.mark.filterwarnings("ignore:Mining found no negative"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMRETRIEVAL_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore:Mining found no negative")
 
 
 def words(files):

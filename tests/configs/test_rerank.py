@@ -11,18 +11,9 @@ from mmretrieval.tools.main import main as tools
 
 CONFIG = Path(__file__).parents[2] / "configs/rerank.yaml"
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMRETRIEVAL_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +79,6 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_stage_1_trains_towards_a_rerankers_scores(tmp_path):
     few = ["--data.init_args.num_workers=0", "--data.init_args.batch_size=8", "--data.init_args.size=64"]
     overlay = CONFIG.with_name("reranker_distillation.yaml")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_modules.formats.mbeir import MBEIRWriter
+from data_modules.formats.mbeir_writer import MBEIRWriter
 from data_modules.formats.records import CandidateRecord, InstructionRecord, QueryRecord
 from data_modules.packing import pack
 from mmretrieval.content import Modality

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from data_modules.blend import blend_of, tempered, unit_shares
 from data_modules.corpus import PackedCorpus
 from data_modules.formats.records import DataError
-from data_modules.mixture import MixtureBatchSampler, MixtureSettings
+from data_modules.mixture import MixtureBatchSampler
+from data_modules.mixture_settings import MixtureSettings
 
 COUNTS = np.array([3, 1])
 

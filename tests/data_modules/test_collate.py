@@ -14,8 +14,8 @@ from data_modules.collate import (
     TrainingDataset,
 )
 from data_modules.corpus import PackedCorpus
-from data_modules.mixture import TrainingItem
 from data_modules.packing import pack
+from data_modules.training_items import TrainingItem
 
 
 @pytest.fixture

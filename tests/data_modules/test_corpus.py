@@ -5,7 +5,8 @@ import pickle  # noqa: TID251  # what sends objects to workers
 
 import pytest
 
-from data_modules.corpus import PackedCorpus, content_key
+from data_modules.content_keys import content_key
+from data_modules.corpus import PackedCorpus
 from data_modules.formats.records import DataError
 from data_modules.packing import pack
 

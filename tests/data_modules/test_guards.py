@@ -13,8 +13,10 @@ from data_modules.conversion.merging import merge
 from data_modules.conversion.pairs import convert_pairs
 from data_modules.corpus import PackedCorpus
 from data_modules.guards import guarded_keys, guarded_rows
-from data_modules.mixture import MixtureBatchSampler, MixtureSettings, TrainingItem
+from data_modules.mixture import MixtureBatchSampler
+from data_modules.mixture_settings import MixtureSettings
 from data_modules.packing import pack
+from data_modules.training_items import TrainingItem
 from mmretrieval.index import EmbeddingStore, ExactIndex
 from mmretrieval.loss.functional import false_negative_mask
 from mmretrieval.mining import MiningPlan, NegativeTable, Stamp, TopK, mine

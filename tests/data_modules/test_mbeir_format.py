@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_modules.atomic import staged_directory, staged_file
-from data_modules.formats.mbeir import MBEIRReader, MBEIRWriter
+from data_modules.formats.mbeir import MBEIRReader
+from data_modules.formats.mbeir_writer import MBEIRWriter
 from data_modules.formats.records import (
     CandidateRecord,
     DataError,

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from data_modules.corpus import PackedCorpus
 from data_modules.formats.records import DataError
-from data_modules.mixture import MixtureBatchSampler, MixtureSettings, MixtureStream, apportion
+from data_modules.mixture import MixtureBatchSampler
+from data_modules.mixture_settings import MixtureSettings
+from data_modules.mixture_stream import MixtureStream, apportion
 from mmretrieval.mining import NegativeTable, Stamp
 
 

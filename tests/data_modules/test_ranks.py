@@ -12,7 +12,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from data_modules import EmbeddedDataModule, MBEIRDataModule, RetrievalDataModule
 from data_modules.corpus import PackedCorpus
 from data_modules.formats.records import DataError
-from data_modules.mixture import MixtureBatchSampler, MixtureSettings
+from data_modules.mixture import MixtureBatchSampler
+from data_modules.mixture_settings import MixtureSettings
 from mmretrieval.mining import NegativeTable, Stamp
 
 GLOBAL = 8

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 import data_modules
 from data_modules import EmbeddedDataModule, MBEIRDataModule, RetrievalDataModule, corpus
-from data_modules.formats.mbeir import MBEIRWriter
+from data_modules.cached_packing import cache_home
+from data_modules.formats.mbeir_writer import MBEIRWriter
 from data_modules.formats.records import DataError
 from data_modules.packing import pack
-from data_modules.retrieval import cache_home
 from mmretrieval.content import MODALITIES
 from mmretrieval.mining import NegativeTable, Stamp
 
@@ -425,7 +425,7 @@ def test_a_release_folder_is_packed_once_and_again_when_it_changes(data, known, 
     assert len(module.queries("train")) == 4
     before = module.corpus.root.stat().st_mtime_ns
     with monkeypatch.context() as patch:
-        patch.setattr("data_modules.retrieval.pack", None)
+        patch.setattr("data_modules.cached_packing.pack", None)
         module.prepare_data()
         MBEIRDataModule(data.root).prepare_data()
     assert module.corpus.root.stat().st_mtime_ns == before
@@ -453,7 +453,7 @@ def test_another_process_may_pack_first(data, tmp_path, monkeypatch):
         pack(root, out, progress=False)
         raise DataError("exists already")
 
-    monkeypatch.setattr("data_modules.retrieval.pack", slower)
+    monkeypatch.setattr("data_modules.cached_packing.pack", slower)
     module.prepare_data()
     module.setup("test")
     assert len(module.corpus) == 5
@@ -476,7 +476,7 @@ def test_the_embedded_benchmark_is_drawn_and_packed_once(home, monkeypatch):
     assert module.root.parent == home / "embedded"
     with monkeypatch.context() as patch:
         patch.setattr("data_modules.synthetic.benchmark.write_benchmark", None)
-        patch.setattr("data_modules.retrieval.pack", None)
+        patch.setattr("data_modules.cached_packing.pack", None)
         EmbeddedDataModule(size=32).prepare_data()
     assert EmbeddedDataModule(size=32, data_seed=1).root != module.root
 

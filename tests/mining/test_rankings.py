@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_modules.corpus import content_key
+from data_modules.content_keys import content_key
 from mmretrieval.mining import Hits, MiningPlan, Rankings, TopK, mine
 
 

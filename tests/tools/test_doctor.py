@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from data_modules.formats.mbeir import MBEIRWriter
+from data_modules.formats.mbeir_writer import MBEIRWriter
 from data_modules.formats.records import CandidateRecord, InstructionRecord, QueryRecord
 from mmretrieval.content import Modality
 from mmretrieval.tools.main import main
