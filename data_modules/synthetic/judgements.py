@@ -86,14 +86,14 @@ class JudgementSampler:
     def judgement(self) -> Judgement:
         """Draw a judgement of any task; composed queries are asked most."""
         kinds: dict[Callable[[], Judgement], int] = {
-            self.text_to_picture: 12,
-            self.question_to_passage: 8,
-            self.text_to_both: 10,
-            self.picture_to_text: 10,
+            self.text_to_picture: 10,
+            self.question_to_passage: 6,
+            self.text_to_both: 8,
+            self.picture_to_text: 8,
             self.twin: 8,
-            self.entity_to_passage: 14,
+            self.entity_to_passage: 18,
             self.change: 26,
-            self.entity_to_article: 12,
+            self.entity_to_article: 16,
         }
         return self._rng.choices([*kinds], weights=[*kinds.values()])[0]()
 
