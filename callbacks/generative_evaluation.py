@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from callbacks.adapter_checkpoint import replaced_directory
 from data_modules.synthetic.dialogues import FURTHER, PICTURE, Dialogue, Turn
+from data_modules.synthetic.phases import Phase
 from data_modules.synthetic.pretraining import DialogueDataModule
 from mmretrieval.encoder.small_mllm import ASSISTANT, USER
 from mmretrieval.pretraining import GenerativePretraining
@@ -139,12 +140,17 @@ class GenerativeEvaluation(Callback):
             recipe=self.recipe,
             start="random weights" if data.start is None else _GOING_ON,
             tiled=data.tiled_every,
-            captioning=data.captioning_steps,
+            phases="; then ".join(_phase(phase) for phase in data.phases),
             rows=rows,
             train_loss=values.get("train/loss", float("nan")),
             val_loss=values.get("val/loss", float("nan")),
             val_accuracy=values.get("val/token_accuracy", float("nan")),
         )
+
+
+def _phase(phase: Phase) -> str:
+    kinds = ", ".join(f"{kind} {weight:g}" for kind, weight in phase.kinds.items())
+    return f"{phase.steps} steps of {kinds}"
 
 
 def _without_further(dialogue: Dialogue, turn: Turn) -> Dialogue:
@@ -164,12 +170,11 @@ no general model.
 
 Made by `lightning fit -c {recipe}` from {start}:
 {steps} steps of {batch} dialogues on {device}, seed {seed}, every {tiled}th batch with any-resolution tiles,
-the others with whole pictures. Captions, questions (colour, shape, size, place, count, background, relation),
-rewriting of texts, portraits of single objects, what a change makes of a picture, and True/False: matching of
-picture and text, two pictures, two texts, and queries with candidates of the embedded benchmark's kinds in
-the reranker's prompts, with what speaks against the wrong ones; the first {captioning} steps show captions,
-portraits and rewriting only. Loss on the answers' tokens only. No scene and no fact of the embedded
-benchmark's test split is ever shown.
+the others with whole pictures. Drawn were, in these proportions: {phases}.
+Kinds are captions, questions about pictures (colour, shape, size, place, count, background, relation),
+rewriting of texts, portraits of single objects, what a change makes of a picture, and True/False: two
+pictures, two texts, and queries with candidates of the embedded benchmark's kinds in the reranker's prompts.
+Loss on the answers' tokens only. No scene and no fact of the embedded benchmark's test split is ever shown.
 
 Last training loss {train_loss:.4f}. On held-out scenes, half of which show (colour, shape) pairs that
 training never did: loss {val_loss:.4f}, token accuracy {val_accuracy:.4f}. Share of held-out answers that are

@@ -34,13 +34,20 @@ class GenerativePretraining(LightningModule):
         seed: Seed of the random weights.
         rows: Dialogues that go through the language model at a time, those of like length together, so that
             little is padding; the loss is that of the whole batch.
+        frozen_tower: Whether the vision tower stays as it is.
 
     Raises:
         UserError: If ``rows`` is less than 1.
     """
 
     def __init__(
-        self, optimizer: OptimizerCallable, warmup_steps: int = 100, seed: int = 0, rows: int = 8
+        self,
+        optimizer: OptimizerCallable,
+        warmup_steps: int = 100,
+        seed: int = 0,
+        rows: int = 8,
+        *,
+        frozen_tower: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
@@ -50,6 +57,7 @@ class GenerativePretraining(LightningModule):
         if rows < 1:
             raise UserError(f"model.rows {rows}: must be at least 1")
         self._rows = rows
+        self._frozen_tower = frozen_tower
         self.model: LlavaNextForConditionalGeneration
 
     @override
@@ -71,6 +79,8 @@ class GenerativePretraining(LightningModule):
             if data.start is None
             else LlavaNextForConditionalGeneration.from_pretrained(data.start, dtype=torch.float32)
         )
+        if self._frozen_tower:
+            self.model.model.vision_tower.requires_grad_(requires_grad=False)
 
     @property
     def _data(self) -> Any:  # noqa: ANN401 - of data_modules, which this package does not import
@@ -78,7 +88,7 @@ class GenerativePretraining(LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self._optimizer(self.parameters())
+        optimizer = self._optimizer(p for p in self.parameters() if p.requires_grad)
         steps = self._data.steps
         scheduler = get_cosine_schedule_with_warmup(optimizer, self._warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

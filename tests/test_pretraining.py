@@ -5,6 +5,7 @@ from transformers import AutoModelForImageTextToText
 
 from callbacks import GenerativeEvaluation
 from data_modules import DialogueDataModule
+from data_modules.synthetic.phases import SEEING, TALKING, Phase
 from data_modules.synthetic.pretraining import DialogueCollator, DialogueDataset
 from mmretrieval import GenerativePretraining
 from mmretrieval.encoder.backbone import load_processor
@@ -26,7 +27,7 @@ TINY = SmallMLLM(
 def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretraining")
     data = DialogueDataModule(
-        TINY, batch_size=8, steps=12, captioning_steps=6, validation_batches=1, num_workers=0
+        TINY, batch_size=8, phases=[Phase(6, SEEING), Phase(6, TALKING)], validation_batches=1, num_workers=0
     )
     module = GenerativePretraining(lambda p: torch.optim.AdamW(p, lr=3e-3), warmup_steps=2)
     evaluation = GenerativeEvaluation(folder / "assets", dialogues=4, batch_size=4)
@@ -59,7 +60,7 @@ def test_what_is_saved_loads_with_transformers_alone(fitted):
 def test_the_card_tells_what_was_measured(fitted):
     _, evaluation, folder, _ = fitted
     card = (folder / "README.md").read_text()
-    assert "12 steps of 8\ndialogues" in card
+    assert "12 steps of 8 dialogues" in card
     assert evaluation.accuracies
     for kind, (share, asked) in evaluation.accuracies.items():
         assert f"| {kind} | {share:.3f} | {asked} |" in card

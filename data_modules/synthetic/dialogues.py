@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from PIL import Image
 
 from data_modules.synthetic.drawing import draw_entity, draw_scene
-from data_modules.synthetic.judgements import JudgementSampler
+from data_modules.synthetic.judgements import Judgement, JudgementSampler
 from data_modules.synthetic.scenes import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneSampler
 from data_modules.synthetic.texts import canonical_caption, caption, change_text, passage, questions
 from mmretrieval.content import Content
@@ -19,8 +20,6 @@ CAPTION_PROMPT = "Describe the picture."
 CAPTION_PROMPTS = (CAPTION_PROMPT, "What does the picture show?", "Give a caption.")
 CHANGE_PROMPT = "Describe the picture after the change."
 REWRITE_PROMPT = "Rewrite as a plain description."
-CHECK_PROMPT = "Is the {} right?"
-WHY_PROMPT = "Why?"
 _PROMPTS = RerankPrompts()
 MATCH_PROMPTS = (
     "Does the picture match the text? True or False",
@@ -30,6 +29,20 @@ MATCH_PROMPTS = (
 SAME_PICTURES_PROMPTS = ("Do both pictures show the same? True or False",)
 SAME_TEXTS_PROMPTS = ("Do both texts say the same? True or False",)
 
+
+KINDS = (
+    "captioned",
+    "asked",
+    "described",
+    "rewritten",
+    "compared_pictures",
+    "compared_texts",
+    "portrait",
+    "judged",
+    "judged_by_name",
+    "changed",
+)
+"""What :class:`DialogueSampler` can draw: the names of its methods."""
 
 PICTURE = "<image>"
 """What a prompt shows in a picture's place."""
@@ -90,24 +103,15 @@ class DialogueSampler:
         self._scenes = SceneSampler(rng, held_out=held_out, excluded=excluded)
         self._judgements = JudgementSampler(rng, self._scenes, held_out=held_out)
 
-    def dialogue(self) -> Dialogue:
-        """Draw a dialogue of any kind."""
-        kinds = (
-            self.asked,
-            self.described,
-            self.rewritten,
-            self.compared_pictures,
-            self.compared_texts,
-            self.portrait,
-            self.judged,
-            self.changed,
-        )
-        return self._rng.choices(kinds, weights=(8, 10, 3, 3, 3, 3, 64, 6))[0]()
+    def dialogue(self, kinds: Mapping[str, float]) -> Dialogue:
+        """Draw a dialogue.
 
-    def first_dialogue(self) -> Dialogue:
-        """Draw a dialogue that teaches to see: a caption or a portrait, or a text to be rewritten."""
-        kinds = (self.captioned, self.portrait, self.rewritten)
-        return self._rng.choices(kinds, weights=(84, 8, 8))[0]()
+        Args:
+            kinds: Of :data:`KINDS`, and how often each is drawn in proportion to the others.
+        """
+        (kind,) = self._rng.choices([*kinds], weights=[*kinds.values()])
+        made: Dialogue = getattr(self, kind)()
+        return made
 
     def captioned(self) -> Dialogue:
         """A picture and its canonical caption, without a question before it."""
@@ -146,7 +150,7 @@ class DialogueSampler:
 
     def compared_texts(self) -> Dialogue:
         """Two texts, about the same scene or about two."""
-        scene = self._scenes.scene()
+        scene = self._scenes.scene(self._rng.choice((1, 1, 2, 3)))
         other, same = self._same_or_other(scene)
         prompt = f"{self._text(scene)}\n{self._text(other)}\n{self._rng.choice(SAME_TEXTS_PROMPTS)}"
         return Dialogue((), (Turn(prompt, str(same), "text-text match"),))
@@ -160,8 +164,14 @@ class DialogueSampler:
         return Dialogue((picture,), (Turn("What is this?", f"{colour} {shape}", "portrait"),))
 
     def judged(self) -> Dialogue:
-        """A query and candidates as a reranker asks, what speaks against them, and what a picture shows."""
-        asked = self._judgements.judgement()
+        """A query and candidates as a reranker asks, and what a picture shows."""
+        return self._judged(self._judgements.judgement())
+
+    def judged_by_name(self) -> Dialogue:
+        """The name of an entity with a question about it, and passages."""
+        return self._judged(self._judgements.named_entity_to_passage())
+
+    def _judged(self, asked: Judgement) -> Dialogue:
         prompt, query = _PROMPTS.of(asked.task), _said(asked.query)
         kind, further = f"judgement, {asked.task}", f"judgement, {asked.task}{FURTHER}"
         turns = []
@@ -170,14 +180,7 @@ class DialogueSampler:
             words = prompt if not number else prompt.partition("{query}")[2]
             text = words.format(query=query, candidate=_said(judged.content), instruction="").strip("\n")
             turns.append(Turn(text, str(judged.right), further if number else kind))
-            # A single answer to a whole pair teaches little; what is right and wrong in it, what to look at.
-            turns += [
-                Turn(CHECK_PROMPT.format(aspect), str(right), f"check of {aspect}{FURTHER}")
-                for aspect, right in judged.checks
-            ]
-            if not judged.right:
-                turns.append(Turn(WHY_PROMPT, judged.reason, f"reason, {asked.task}{FURTHER}"))
-        if asked.shown is not None:
+        if asked.shown is not None and self._rng.random() < 0.3:
             which = "first" if asked.query.image is not None else "last"
             turns.append(
                 Turn(f"Describe the {which} picture.", canonical_caption(asked.shown), f"caption{FURTHER}")
@@ -198,11 +201,11 @@ class DialogueSampler:
         return Turn(f"{self._text(other)}\n{self._rng.choice(MATCH_PROMPTS)}", str(same), "image-text match")
 
     def _same_or_other(self, scene: Scene) -> tuple[Scene, bool]:
-        """The scene itself in half the cases; else mostly a near-duplicate, sometimes any other."""
+        """The scene itself in half the cases; else one that is other in little or in much, or any."""
         draw = self._rng.random()
         if draw < 0.5:
             return scene, True
-        other = self._scenes.variant(scene) if draw < 0.8 else self._scenes.scene(len(scene.groups))
+        other = self._scenes.distractor(scene) if draw < 0.9 else self._scenes.scene(len(scene.groups))
         return other, other == scene
 
     def _text(self, scene: Scene) -> str:

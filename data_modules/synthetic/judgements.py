@@ -7,15 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from data_modules.synthetic.aspects import (
-    FACT_ASPECTS,
-    RIGHT,
-    SCENE_ASPECTS,
-    modality_reason,
-    reason_of,
-    wrong_in_fact,
-    wrong_in_scene,
-)
 from data_modules.synthetic.contents import ContentSampler
 from data_modules.synthetic.entities import TOPICS, Fact, facts_of_splits
 from data_modules.synthetic.genres import headline, news_article
@@ -26,26 +17,15 @@ from mmretrieval.content import Content, Modality
 
 _FACTS = facts_of_splits(0)
 _ASIDE = 0.12
+_SAME = 0.54
 _Thing = TypeVar("_Thing", Scene, Fact)
 
 
 class Judged(NamedTuple):
-    """A candidate, and what speaks for and against it as an answer to the query.
-
-    Args:
-        content: The candidate.
-        reason: What is wrong in a few words; empty where nothing is.
-        checks: Some aspects, and whether they are right.
-    """
+    """A candidate, and whether it answers the query."""
 
     content: Content
-    reason: str
-    checks: tuple[tuple[str, bool], ...]
-
-    @property
-    def right(self) -> bool:
-        """Whether it answers the query."""
-        return self.reason == RIGHT
+    right: bool
 
 
 class Judgement(NamedTuple):
@@ -65,7 +45,7 @@ class Judgement(NamedTuple):
 
 
 class JudgementSampler:
-    """Draws judgements; almost half of the candidates are right, most others near-duplicates of a right one.
+    """Draws judgements; about half of the candidates are right, others differ in little or in much.
 
     Some are of another modality than the task asks for, which is wrong whatever they show.
 
@@ -77,7 +57,7 @@ class JudgementSampler:
     """
 
     def __init__(
-        self, rng: random.Random, scenes: SceneSampler, *, held_out: bool, candidates: int = 2
+        self, rng: random.Random, scenes: SceneSampler, *, held_out: bool, candidates: int = 3
     ) -> None:
         self._rng, self._scenes, self._count = rng, scenes, candidates
         self._contents = ContentSampler(rng, scenes)
@@ -101,7 +81,7 @@ class JudgementSampler:
         """A text, and pictures of its scene or others."""
         scene = self._scenes.scene(self._rng.choice((1, 1, 2, 3)))
         others = self._others(scene)
-        found = self._judged(others, Modality.IMAGE, self._contents.of_scene, partial(wrong_in_scene, scene))
+        found = self._judged(others, Modality.IMAGE, self._contents.of_scene, scene.__eq__)
         return Judgement("task0", Content(self._contents.text(scene)), found, _last_shown(found, others))
 
     def picture_to_text(self) -> Judgement:
@@ -111,7 +91,7 @@ class JudgementSampler:
             self._others(scene),
             Modality.TEXT,
             self._contents.of_scene,
-            partial(wrong_in_scene, scene),
+            scene.__eq__,
         )
         return Judgement("task3", Content(None, self._contents.picture(scene)), found, scene)
 
@@ -120,8 +100,8 @@ class JudgementSampler:
         rng = self._rng
         scene = self._scenes.scene(rng.randint(2, 3))
         (inquiry,) = draw_inquiries(scene, 1, rng)
-        wrong = partial(_wrong_in_answer, inquiry.answers())
-        found = self._judged(self._others(scene), Modality.TEXT, self._contents.of_scene, wrong, passage)
+        fits = partial(_fits, inquiry.answers())
+        found = self._judged(self._others(scene), Modality.TEXT, self._contents.of_scene, fits, passage)
         return Judgement("task1", Content(inquiry_text(inquiry, rng)), found, None)
 
     def text_to_both(self) -> Judgement:
@@ -131,13 +111,11 @@ class JudgementSampler:
         others = self._others(scene)
         if rng.random() < 0.5:
             (inquiry,) = draw_inquiries(scene, 1, rng)
-            text, wrong = inquiry_text(inquiry, rng), partial(_wrong_in_answer, inquiry.answers())
-            found = self._judged(others, both, self._contents.of_scene, wrong, _one_group)
+            text, fits = inquiry_text(inquiry, rng), partial(_fits, inquiry.answers())
+            found = self._judged(others, both, self._contents.of_scene, fits, _one_group)
         else:
             text = news_article(scene, rng)
-            found = self._judged(
-                others, both, self._contents.of_scene, partial(wrong_in_scene, scene), headline
-            )
+            found = self._judged(others, both, self._contents.of_scene, scene.__eq__, headline)
         return Judgement("task2", Content(text), found, _last_shown(found, others))
 
     def twin(self) -> Judgement:
@@ -147,7 +125,7 @@ class JudgementSampler:
             self._others(scene),
             Modality.IMAGE,
             self._contents.of_scene,
-            partial(wrong_in_scene, scene),
+            scene.__eq__,
         )
         return Judgement("task4", Content(None, self._contents.picture(scene)), found, scene)
 
@@ -158,10 +136,12 @@ class JudgementSampler:
         after = scenes.variant(before)
         shown = []
         for _ in range(self._count):
-            wrong = rng.choice((scenes.variant(before), before, self._wrong(after), self._wrong(after)))
-            shown.append(after if rng.random() < 0.52 else wrong)
+            wrong = rng.choice(
+                (scenes.variant(before), before, *(scenes.distractor(after) for _ in range(3)))
+            )
+            shown.append(after if rng.random() < _SAME else wrong)
         query = Content(change_text(before, after, rng), self._contents.picture(before))
-        found = self._judged(shown, Modality.IMAGE, self._contents.of_scene, partial(wrong_in_scene, after))
+        found = self._judged(shown, Modality.IMAGE, self._contents.of_scene, after.__eq__)
         return Judgement("task7", query, found, before)
 
     def entity_to_passage(self) -> Judgement:
@@ -172,18 +152,27 @@ class JudgementSampler:
         """The same, and passages with pictures."""
         return self._entity("task8", Modality.IMAGE_TEXT)
 
+    def named_entity_to_passage(self) -> Judgement:
+        """The name of an entity with a question about it, and passages: nothing has to be seen."""
+        fact = self._rng.choice(self._facts)
+        query = Content(f"{fact.colour} {fact.shape}\n{self._question(fact)}")
+        return Judgement("task6", query, self._told(fact, Modality.TEXT), None)
+
     def _entity(self, task: str, target: Modality) -> Judgement:
         fact = self._rng.choice(self._facts)
+        query = Content(self._question(fact), self._contents.portrait(fact))
+        return Judgement(task, query, self._told(fact, target), None)
+
+    def _told(self, fact: Fact, target: Modality) -> tuple[Judged, ...]:
         others = [self._other_fact(fact) for _ in range(self._count)]
-        found = self._judged(others, target, self._contents.of_fact, partial(wrong_in_fact, fact))
-        return Judgement(task, self._about(fact), found, None)
+        return self._judged(others, target, self._contents.of_fact, fact.__eq__)
 
     def _judged(
         self,
         things: Sequence[_Thing],
         target: Modality,
         content: Callable[..., Content],
-        compare: Callable[[_Thing], Sequence[str]],
+        fits: Callable[[_Thing], bool],
         *words: Callable[[_Thing, random.Random], str],
     ) -> tuple[Judged, ...]:
         """A candidate for each thing, mostly of the target's modality."""
@@ -192,55 +181,29 @@ class JudgementSampler:
             modality = target
             if self._rng.random() < _ASIDE:
                 modality = self._rng.choice([other for other in Modality if other != target])
-            wrong = compare(thing)
-            reason = reason_of(wrong) if modality == target else modality_reason(modality)
-            checks = self._checks(FACT_ASPECTS if isinstance(thing, Fact) else SCENE_ASPECTS, wrong)
-            found.append(Judged(content(thing, modality, *words), reason, checks))
+            found.append(Judged(content(thing, modality, *words), modality == target and fits(thing)))
         return tuple(found)
-
-    def _checks(self, aspects: Sequence[str], wrong: Sequence[str]) -> tuple[tuple[str, bool], ...]:
-        """One aspect that is right and one that is wrong, as far as there are, in any order."""
-        if not set(wrong) <= set(aspects):
-            return ()
-        right = [aspect for aspect in aspects if aspect not in wrong]
-        drawn = [self._rng.choice(some) for some in (right, wrong) if some]
-        self._rng.shuffle(drawn)
-        return tuple((aspect, aspect not in wrong) for aspect in drawn)
 
     def _others(self, scene: Scene) -> list[Scene]:
         """For each candidate the scene itself, or mostly a near-duplicate."""
         return [self._other(scene) for _ in range(self._count)]
 
     def _other(self, scene: Scene) -> Scene:
-        return scene if self._rng.random() < 0.52 else self._wrong(scene)
-
-    def _wrong(self, scene: Scene) -> Scene:
-        """Another scene that differs in one aspect, in some, or in most."""
-        draw = self._rng.random()
-        if draw < 0.2:
-            return self._scenes.scene(len(scene.groups))
-        for _ in range(1 if draw < 0.7 else self._rng.randint(2, 4)):
-            scene = self._scenes.variant(scene)
-        return scene
+        return scene if self._rng.random() < _SAME else self._scenes.distractor(scene)
 
     def _other_fact(self, fact: Fact) -> Fact:
-        """The fact, or one of the same entity or the same topic, sometimes any other."""
+        """The fact, or one that tells of another entity, of another topic, or of both."""
         rng = self._rng
-        if (draw := rng.random()) < 0.52:
+        if rng.random() < _SAME:
             return fact
         alike = [f for f in self._facts if f.pair == fact.pair and f != fact]
-        near = [
-            f
-            for f in self._facts
-            if f.topic == fact.topic and f != fact and (f.colour == fact.colour or f.shape == fact.shape)
-        ]
-        others = alike if draw < 0.68 else near if draw < 0.84 else self._facts
-        return rng.choice(others or self._facts)
+        same = [f for f in self._facts if f.topic == fact.topic and f != fact]
+        near = [f for f in same if f.colour == fact.colour or f.shape == fact.shape]
+        return rng.choice(rng.choice((alike, alike, same, near, self._facts)) or self._facts)
 
-    def _about(self, fact: Fact) -> Content:
+    def _question(self, fact: Fact) -> str:
         topic = TOPICS[fact.topic]
-        wordings = self._rng.choice((topic.questions, topic.inquiries))
-        return Content(self._rng.choice(wordings), self._contents.portrait(fact))
+        return self._rng.choice(self._rng.choice((topic.questions, topic.inquiries)))
 
 
 def _last_shown(found: Sequence[Judged], scenes: Sequence[Scene]) -> Scene | None:
@@ -249,11 +212,6 @@ def _last_shown(found: Sequence[Judged], scenes: Sequence[Scene]) -> Scene | Non
 
 def _one_group(scene: Scene, rng: random.Random) -> str:
     return sentence(group_phrase(rng.choice(scene.groups), rng))
-
-
-def _wrong_in_answer(answers: list[Scene], scene: Scene) -> tuple[str, ...]:
-    """What speaks against a scene as an answer to a question: nothing, if it shows one of its answers."""
-    return () if _fits(answers, scene) else ("answer",)
 
 
 def _fits(answers: list[Scene], scene: Scene) -> bool:

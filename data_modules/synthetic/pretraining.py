@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +20,7 @@ from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 from data_modules.retrieval import ResumableDataLoader
 from data_modules.synthetic.benchmark import scenes_of_test
 from data_modules.synthetic.dialogues import PICTURE, Dialogue, DialogueSampler
+from data_modules.synthetic.phases import PHASES, TALKING, Phase
 from mmretrieval.batches import EncoderInputs, GenerativeBatch
 from mmretrieval.encoder.backbone import load_processor
 from mmretrieval.encoder.families import FAMILIES
@@ -40,23 +43,30 @@ class DialogueDataset(Dataset[tuple[Dialogue, bool]]):
     Args:
         seed: Seed of the split.
         held_out: Whether scenes show held-out pairs.
-        first: How many dialogues at the start only teach to see, so that guessing is not learnt first.
+        parts: How many dialogues of which kinds come one after another; the last goes on for ever.
         excluded: Signatures of scenes that are never shown.
     """
 
     def __init__(
-        self, seed: int, *, held_out: bool, first: int = 0, excluded: frozenset[int] = frozenset()
+        self,
+        seed: int,
+        *,
+        held_out: bool,
+        parts: Sequence[tuple[int, Mapping[str, float]]] = ((1, TALKING),),
+        excluded: frozenset[int] = frozenset(),
     ) -> None:
         self._seed = seed
         self._held_out = held_out
-        self._first = first
+        self._ends = list(accumulate(count for count, _ in parts))
+        self._kinds = [kinds for _, kinds in parts]
         self._excluded = excluded
 
     def __getitem__(self, item: Item) -> tuple[Dialogue, bool]:
         index, tiled = item
         rng = random.Random(f"{self._seed}/{index}")
         sampler = DialogueSampler(rng, held_out=self._held_out, excluded=self._excluded)
-        return sampler.first_dialogue() if index < self._first else sampler.dialogue(), tiled
+        part = min(bisect_right(self._ends, index), len(self._kinds) - 1)
+        return sampler.dialogue(self._kinds[part]), tiled
 
 
 class DialogueBatches(Sampler[list[Item]]):
@@ -154,8 +164,7 @@ class DialogueDataModule(LightningDataModule):
     Args:
         architecture: Sizes of the model, which fix its tokenizer and processor.
         batch_size: Dialogues a step and rank.
-        steps: Steps of the one epoch.
-        captioning_steps: So many of them come first and only teach to see.
+        phases: What is trained in the one epoch, one after another.
         validation_batches: Batches of a validation.
         tiled_every: Every how many-th batch shows any-resolution tiles instead of whole pictures.
         num_workers: Drawing processes.
@@ -168,8 +177,7 @@ class DialogueDataModule(LightningDataModule):
         self,
         architecture: SmallMLLM | None = None,
         batch_size: int = 32,
-        steps: int = 7000,
-        captioning_steps: int = 2500,
+        phases: Sequence[Phase] = PHASES,
         validation_batches: int = 4,
         tiled_every: int = 10,
         num_workers: int = 1,
@@ -179,8 +187,7 @@ class DialogueDataModule(LightningDataModule):
         super().__init__()
         self.architecture = architecture or SmallMLLM()
         self.batch_size = batch_size
-        self.steps = steps
-        self.captioning_steps = captioning_steps
+        self.phases = list(phases)
         self.validation_batches = validation_batches
         self.tiled_every = tiled_every
         self.num_workers = num_workers
@@ -189,6 +196,11 @@ class DialogueDataModule(LightningDataModule):
         self._done = 0  # batches of a run that is resumed
         self.tokenizer: PreTrainedTokenizerFast
         self.processor: LlavaNextProcessor
+
+    @property
+    def steps(self) -> int:
+        """Steps of the one epoch."""
+        return sum(phase.steps for phase in self.phases)
 
     def setup(self, stage: str) -> None:
         """Train the tokenizer on the texts of the first dialogues, or take that of the start."""
@@ -202,9 +214,8 @@ class DialogueDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[GenerativeBatch]:
         """Return the training stream."""
         rank = self.trainer.global_rank if self.trainer is not None else 0
-        first = self.captioning_steps * self.batch_size
-        excluded = scenes_of_test()
-        dataset = DialogueDataset(self.seed + rank, held_out=False, first=first, excluded=excluded)
+        parts = [(phase.steps * self.batch_size, phase.kinds) for phase in self.phases]
+        dataset = DialogueDataset(self.seed + rank, held_out=False, parts=parts, excluded=scenes_of_test())
         return self._loader(dataset, self.steps, self._done)
 
     def val_dataloader(self) -> DataLoader[GenerativeBatch]:

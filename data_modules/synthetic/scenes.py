@@ -164,6 +164,23 @@ class SceneSampler:
             if self.allows(changed):
                 return changed
 
+    def distractor(self, scene: Scene) -> Scene:
+        """Return a scene that is easily or hardly told apart: one to five attributes are other.
+
+        The background is other only if nothing else is, and seldom: it is seen at a glance, and who learns to
+        compare would look at nothing else.
+        """
+        rng = self._rng
+        changes = rng.choice((1, 1, 2, 3, 5))
+        if changes == 1:
+            return self.variant(scene)
+        while True:
+            changed = scene
+            for attribute in rng.sample(ATTRIBUTES[:-1], changes):
+                changed = self.variant(changed, [attribute])
+            if changed != scene:
+                return changed
+
     def family(
         self, n_groups: int, size: int, attributes: Sequence[Attribute] = ATTRIBUTES
     ) -> Iterator[Scene]:

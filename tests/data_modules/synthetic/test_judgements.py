@@ -7,13 +7,11 @@ import pytest
 from PIL import Image
 
 from data_modules.synthetic import contents, judgements
-from data_modules.synthetic.aspects import wrong_in_scene
 from data_modules.synthetic.benchmark import scenes_of_test
 from data_modules.synthetic.entities import TOPICS, facts_of_splits
 from data_modules.synthetic.judgements import JudgementSampler
 from data_modules.synthetic.scenes import SceneSampler, signature
 from data_modules.synthetic.texts import sentence
-from mmretrieval import Content
 from mmretrieval.rerank import RerankPrompts
 
 PICTURE = Image.new("RGB", (8, 8))
@@ -37,13 +35,12 @@ def test_every_task_with_a_prompt_is_judged_and_both_answers_are_frequent():
         assert 0.4 < share < 0.65, task
 
 
-def test_what_is_right_has_the_modality_of_the_task_and_what_has_not_is_named_so():
+def test_what_is_right_has_the_modality_of_the_task():
     made = sampler()
     kinds = {"task0": "ti", "task1": "tt", "task2": "tb", "task3": "it", "task4": "ii", "task6": "bt"}
     kinds |= {"task7": "bi", "task8": "bb"}
     letter = {(True, False): "t", (False, True): "i", (True, True): "b"}
-    named = {"t": "a text", "i": "a picture", "b": "a picture with a text"}
-    aside = 0
+    aside = total = 0
     for _ in range(600):
         found = made.judgement()
         asked, wanted = kinds[found.task]
@@ -51,13 +48,14 @@ def test_what_is_right_has_the_modality_of_the_task_and_what_has_not_is_named_so
         for judged in found.candidates:
             kind = letter[judged.content.text is not None, judged.content.image is not None]
             aside += kind != wanted
-            assert (judged.reason == named[kind]) == (kind != wanted)
-    assert 0.08 < aside / 1200 < 0.16
+            total += 1
+            assert kind == wanted or not judged.right
+    assert 0.08 < aside / total < 0.16
 
 
 def test_a_passage_is_right_iff_it_tells_the_fact(monkeypatch):
     made, asked = sampler(), []
-    monkeypatch.setattr(made, "_about", lambda fact: asked.append(fact) or Content("question"))
+    monkeypatch.setattr(made, "_question", lambda fact: asked.append(fact) or "question")
     answers = Counter()
     for _ in range(300):
         for judged in made.entity_to_passage().candidates:
@@ -77,7 +75,7 @@ def test_changes_are_right_iff_the_scene_results(monkeypatch):
     changes = []
     monkeypatch.setattr(contents, "draw_scene", lambda scene, seed: scene)
     monkeypatch.setattr(judgements, "change_text", lambda a, b, rng: changes.append((a, b)) or "text")
-    made, wrong = sampler(), 0
+    made, unchanged = sampler(), 0
     for _ in range(300):
         found = made.change()
         before, after = changes[-1]
@@ -85,11 +83,8 @@ def test_changes_are_right_iff_the_scene_results(monkeypatch):
         for judged in found.candidates:
             scene = judged.content.image
             assert judged.right == (scene == after and judged.content.text is None)
-            if scene == before and judged.content.text is None:
-                (aspect,) = wrong_in_scene(after, before)
-                assert (aspect, False) in judged.checks
-                wrong += 1
-    assert wrong > 20
+            unchanged += scene == before
+    assert unchanged > 20
 
 
 @pytest.fixture(scope="module")

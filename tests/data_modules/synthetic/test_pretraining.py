@@ -4,7 +4,8 @@ from collections import Counter
 import pytest
 import torch
 
-from data_modules.synthetic.dialogues import DialogueSampler
+from data_modules.synthetic.dialogues import KINDS, DialogueSampler
+from data_modules.synthetic.phases import SEEING, TALKING, Phase
 from data_modules.synthetic.pretraining import (
     IGNORED,
     DialogueBatches,
@@ -14,6 +15,7 @@ from data_modules.synthetic.pretraining import (
 )
 from data_modules.synthetic.scenes import HELD_OUT_PAIRS
 from mmretrieval.encoder.small_mllm import SmallMLLM
+from mmretrieval.errors import UserError
 
 TINY = SmallMLLM(
     vocabulary=400,
@@ -29,7 +31,8 @@ TINY = SmallMLLM(
 
 @pytest.fixture(scope="module")
 def data():
-    module = DialogueDataModule(TINY, batch_size=6, steps=4, captioning_steps=2, tiled_every=2, num_workers=0)
+    phases = [Phase(2, SEEING), Phase(2, TALKING)]
+    module = DialogueDataModule(TINY, batch_size=6, phases=phases, tiled_every=2, num_workers=0)
     module.setup("fit")
     return module
 
@@ -66,15 +69,33 @@ def test_a_dialogue_is_a_function_of_seed_and_index():
     assert first.turns != other.turns
 
 
-def test_the_first_dialogues_only_teach_to_see():
-    dataset = DialogueDataset(0, held_out=False, first=40)
-    kinds = Counter(turn.kind for index in range(40) for turn in dataset[index, False][0].turns)
-    assert set(kinds) <= {"caption", "portrait", "rewriting"}
-    later = Counter(turn.kind for index in range(40, 340) for turn in dataset[index, False][0].turns)
+def kinds_of(dataset, indices):
+    return Counter(turn.kind for index in indices for turn in dataset[index, False][0].turns)
+
+
+def test_phases_show_their_kinds_one_after_another():
+    dataset = DialogueDataset(0, held_out=False, parts=[(40, SEEING), (300, TALKING)])
+    assert set(kinds_of(dataset, range(40))) <= {"caption", "portrait", "rewriting"}
+    later = kinds_of(dataset, range(40, 500))  # the last phase goes on
     asked = {"colour", "shape", "size", "place", "count", "background", "relation"}
     asked |= {"image-text match", "image-image match", "text-text match", "caption", "change"}
     assert asked <= set(later)
     assert {f"judgement, task{number}" for number in (0, 1, 2, 3, 4, 6, 7, 8)} <= set(later)
+
+
+def test_every_kind_can_be_drawn():
+    for kind in KINDS:
+        dataset = DialogueDataset(0, held_out=False, parts=[(1, {kind: 1})])
+        assert dataset[0, False][0].turns
+
+
+@pytest.mark.parametrize(
+    ("steps", "kinds", "message"),
+    [(0, {"judged": 1}, "0 steps"), (1, {}, "of 0 kinds"), (1, {"sung": 1}, "'sung' is no kind of dialogue")],
+)
+def test_a_phase_needs_steps_and_known_kinds(steps, kinds, message):
+    with pytest.raises(UserError, match=message):
+        Phase(steps, kinds)
 
 
 def test_training_never_names_a_held_out_pair():

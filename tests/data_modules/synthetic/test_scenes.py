@@ -58,3 +58,18 @@ def test_a_drawing_has_its_colours_where_the_scene_says():
     half = SIDE // 2
     assert red[half:, :half].sum() > 400
     assert red[:half].sum() == red[half:, half:].sum() == 0
+
+
+def test_distractors_differ_in_one_attribute_or_in_more_of_the_groups():
+    sampler = SceneSampler(random.Random(5), held_out=False)
+    backgrounds, many = 0, 0
+    for _ in range(300):
+        scene = sampler.scene()
+        other = sampler.distractor(scene)
+        assert other != scene
+        if other.background != scene.background:
+            assert other.groups == scene.groups
+            backgrounds += 1
+        many += not set(scene.groups) & set(other.groups)
+    assert 5 < backgrounds < 60
+    assert many > 50
