@@ -151,16 +151,8 @@ class SceneSampler:
 
     def variant(self, scene: Scene, attributes: Sequence[Attribute] = ATTRIBUTES) -> Scene:
         """Return a near-duplicate: the scene with one of ``attributes`` changed."""
-        rng = self._rng
         while True:
-            attribute = rng.choice(attributes)
-            if attribute == "background":
-                changed = dataclasses.replace(
-                    scene, background=str(other(BACKGROUNDS, scene.background, rng))
-                )
-            else:
-                group = rng.choice(scene.groups)
-                changed = with_group(scene, group, change_group(group, attribute, rng))
+            changed = self._changed(scene, self._rng.choice(attributes))
             if self.allows(changed):
                 return changed
 
@@ -177,8 +169,8 @@ class SceneSampler:
         while True:
             changed = scene
             for attribute in rng.sample(ATTRIBUTES[:-1], changes):
-                changed = self.variant(changed, [attribute])
-            if changed != scene:
+                changed = self._changed(changed, attribute)
+            if changed != scene and self.allows(changed):
                 return changed
 
     def family(
@@ -193,6 +185,13 @@ class SceneSampler:
             if scene not in seen:
                 seen.add(scene)
                 yield scene
+
+    def _changed(self, scene: Scene, attribute: Attribute) -> Scene:
+        rng = self._rng
+        if attribute == "background":
+            return dataclasses.replace(scene, background=str(other(BACKGROUNDS, scene.background, rng)))
+        group = rng.choice(scene.groups)
+        return with_group(scene, group, change_group(group, attribute, rng))
 
     def _group(self, place: str) -> Group:
         rng = self._rng
