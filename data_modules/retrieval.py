@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,7 +13,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
-from typing_extensions import override
 
 from data_modules.cached_packing import pack_once, packed_place
 from data_modules.collate import (
@@ -28,6 +27,7 @@ from data_modules.formats.records import DataError
 from data_modules.mixture import MixtureBatchSampler
 from data_modules.mixture_settings import MixtureSettings
 from data_modules.query_set import QuerySet
+from data_modules.resumable_loader import ResumableDataLoader
 from data_modules.trainer_facts import position_of, processor_of, ranks_of
 from data_modules.training_items import Targets
 from data_modules.training_questions import questions_of
@@ -339,33 +339,3 @@ class RetrievalDataModule(LightningDataModule):
         # This module for Lightning: each worker imports the program's main module, which needs it, and the
         # fork server of Python 3.11 does not (https://github.com/python/cpython/issues/126631).
         return worker_context(__name__, type(self._processor()).__module__)
-
-
-class ResumableDataLoader(DataLoader[Any]):
-    """A loader whose position the data module keeps.
-
-    Lightning takes a loader with these methods for one that resumes within an epoch, and warns about others.
-    Its own way to keep their state loses it when ``estimated_stepping_batches`` is asked for
-    (https://github.com/Lightning-AI/pytorch-lightning/issues/20550), so there is none here.
-    """
-
-    @override
-    def __iter__(self) -> Any:
-        sampler = self.batch_sampler
-        if not isinstance(sampler, MixtureBatchSampler) or sampler.pause is None:
-            return super().__iter__()
-        return self._with_pauses(sampler)
-
-    def _with_pauses(self, sampler: MixtureBatchSampler) -> Iterator[Any]:
-        """The batches of an epoch; workers begin anew after a pause, when its next batch is asked for."""
-        while True:
-            yield from super().__iter__()
-            if not sampler.paused:
-                return
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: see :meth:`RetrievalDataModule.state_dict`."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing: see :meth:`RetrievalDataModule.load_state_dict`."""

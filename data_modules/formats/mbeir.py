@@ -23,11 +23,8 @@ from data_modules.formats.mbeir_rows import (
     parse_integer,
     parse_query,
 )
-from data_modules.formats.mbeir_writer import MBEIRWriter
 from data_modules.formats.records import SPLITS, CandidateRecord, DataError, QueryRecord, Source, dataset_id
 from data_modules.formats.side_files import EXCLUDED, GROUPS, QUERY_LISTS, read_query_lists
-
-__all__ = ["MBEIRReader", "MBEIRWriter"]
 
 
 class MBEIRReader(MBEIRFolder):

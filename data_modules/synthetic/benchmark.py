@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from data_modules.formats.mbeir import MBEIRWriter
+from data_modules.formats.mbeir_writer import MBEIRWriter
 from data_modules.formats.records import DataError
 from data_modules.progress import progress_bar
 from data_modules.synthetic import scene_data

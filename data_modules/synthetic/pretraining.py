@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import LlavaNextProcessor, PreTrainedTokenizerFast
 
-from data_modules.retrieval import ResumableDataLoader
+from data_modules.resumable_loader import ResumableDataLoader
 from data_modules.synthetic.benchmark import scenes_of_test
 from data_modules.synthetic.dialogues import PICTURE, Dialogue, DialogueSampler
 from data_modules.synthetic.phases import PHASES, TALKING, Phase

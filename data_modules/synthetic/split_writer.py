@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from data_modules.formats.mbeir import MBEIRWriter
+from data_modules.formats.mbeir_writer import MBEIRWriter
 from data_modules.formats.records import CandidateRecord, QueryRecord
 from data_modules.synthetic.drawing import to_jpeg
 from data_modules.synthetic.tasks import DATASETS, TASKS, Task

@@ -12,7 +12,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from callbacks import BlendShares
-from data_modules.retrieval import ResumableDataLoader, RetrievalDataModule
+from data_modules.resumable_loader import ResumableDataLoader
+from data_modules.retrieval import RetrievalDataModule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
