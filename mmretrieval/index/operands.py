@@ -24,6 +24,8 @@ _SAFE_EXPONENT = 40
 """Vectors up to 2 to this power, or down to its inverse, are multiplied without being scaled."""
 _SLACK = 1.0001
 """Norms and bounds are rounded, too."""
+_ROWS = 1_024
+"""Vectors that are converted at a time: they fit a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,26 @@ def measure(stored: Tensor, precision: Precision, labels: Labels) -> Measures:
     exponent = int(torch.frexp(torch.tensor(largest, dtype=torch.float64))[1])
     if abs(exponent) <= _SAFE_EXPONENT:
         exponent = 0
-    values = operand(stored, exponent, precision)
-    norm = float(torch.linalg.vector_norm(values, dim=1, dtype=torch.float64).max())
-    error = 0.0
-    if exponent or stored.dtype == torch.float64 or precision != "float32":
-        error = float(torch.linalg.vector_norm(_scaled(stored, exponent) - values.double(), dim=1).max())
-    return Measures(exponent, max(1.0, largest * 2.0**-exponent), norm, error)
+    norms, errors = zip(*(_norms(part, exponent, precision) for part in stored.split(_ROWS)), strict=True)
+    # What is multiplied is longer than what is stored by at most what rounding changed.
+    error = max(errors)
+    return Measures(exponent, max(1.0, largest * 2.0**-exponent), max(norms) + error, error)
+
+
+def _norms(stored: Tensor, exponent: int, precision: Precision) -> tuple[float, float]:
+    """The largest norm of a scaled vector, and of what rounding takes from one."""
+    exact = _scaled(stored, exponent) if exponent else stored
+    norm = _largest_norm(exact)
+    if precision == "float32" and exact.dtype != torch.float64:
+        return norm, 0.0
+    # A difference in the wider type of the two, of which float32 holds all digits, too.
+    wide = exact if exact.dtype == torch.float64 else exact.float()
+    return norm, _largest_norm(wide - _rounded(exact, precision))
+
+
+def _largest_norm(vectors: Tensor) -> float:
+    # Converted first: a norm that converts by itself takes twice as long.
+    return float(torch.linalg.vector_norm(vectors.double(), dim=1).max())
 
 
 def operand(stored: Tensor, exponent: int, precision: Precision) -> Tensor:
@@ -142,10 +158,38 @@ def product(vectors: Tensor, asked: Tensor, out: Tensor) -> None:
     with _full_accumulation():
         if vectors.dtype == torch.float32:
             torch.mm(vectors, asked.T, out=out)
-        elif vectors.is_cuda:
+        else:
             out.copy_(torch.mm(vectors, asked.T, out_dtype=torch.float32))
-        else:  # a CPU would round the result to bfloat16, too
-            torch.mm(vectors.float(), asked.float().T, out=out)
+
+
+def rounded_product(stored: Tensor, exponent: int, asked: Tensor, out: Tensor) -> None:
+    """Write scores on a CPU into ``out``, ``(N, Q)`` bfloat16: sums in float32, rounded to nearest.
+
+    Args:
+        stored: A tile as stored, ``(N, D)``; a few vectors at a time are converted, as all would take as long
+            as the products with few queries.
+        exponent: The tile's.
+        asked: Queries as multiplied, ``(Q, D)`` bfloat16.
+        out: Where to write.
+    """
+    with _full_accumulation():
+        for vectors, scores in zip(stored.split(_ROWS), out.split(_ROWS), strict=True):
+            torch.mm(operand(vectors, exponent, "bfloat16"), asked.T, out=scores)
+
+
+def fastest(asked_for: Precision, device: torch.device) -> Precision:
+    """The type of factors that a device shall multiply.
+
+    Args:
+        asked_for: What a GPU multiplies. A CPU takes bfloat16 if it has instructions for it, which are twice
+            as fast as those of float32; without them it is many times slower.
+        device: Where products are formed.
+    """
+    if device.type != "cpu":
+        return asked_for
+    can = torch.cpu.get_capabilities()
+    native = can.get("avx512_bf16", False) or can.get("amx_bf16", False)
+    return "bfloat16" if native and torch.backends.mkldnn.is_available() else "float32"
 
 
 def times_power(numbers: Tensor, exponents: Tensor) -> Tensor:
