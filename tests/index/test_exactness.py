@@ -24,7 +24,7 @@ KINDS = (
     "nearly collapsed",
     "sorted",
     "close",
-    "halfway",
+    "misleading",
     "norms",
 )
 FACTORS = ["float32", *({fastest("float32", torch.device("cpu"))} - {"float32"})]
@@ -71,8 +71,10 @@ def vectors(rng, kind, count, dim):
         return drawn[:1] + 1e-7 * drawn
     if kind == "close":  # for bfloat16 they are the same but for a few digits
         return drawn[:1] + 2.0**-9 * drawn
-    if kind == "halfway":  # between two bfloat16 numbers, so that all errors of a score have one sign
-        return np.sign(drawn[:1]) * (1 + 2.0**-8 + 2.0**-20 * rng.integers(-3, 4, (count, 1)))
+    if kind == "misleading":  # rounding to bfloat16 takes from the best and adds to the others
+        others = np.where(np.arange(dim) % 2, 2.0**-8 + 2.0**-12, 2.0**-9)
+        above = np.where(rng.random((count, 1)) < 0.1, 2.0**-8 - 2.0**-12, others)
+        return 1 + above + 2.0**-20 * rng.integers(-3, 4, (count, 1))
     if kind == "norms":
         return drawn * 2.0 ** rng.integers(-30, 5, (count, 1))
     if kind == "sorted":  # the best of a query are neighbours
@@ -84,7 +86,7 @@ def make_case(seed, kind, count, dim, queries, k, dtype, exponent=0):
     rng = np.random.default_rng(seed)
     scale = 2.0**exponent if dtype != np.float16 else 1.0
     pool = (vectors(rng, kind, count, dim) * scale).astype(dtype)
-    asked = (vectors(rng, kind if kind in ("grid", "halfway") else "random", queries, dim) / scale).astype(
+    asked = (vectors(rng, kind if kind in ("grid", "misleading") else "random", queries, dim) / scale).astype(
         np.float32
     )
     # 0 and 1 are used, 2 only sometimes.
@@ -149,7 +151,7 @@ def test_groups_of_rows_hide_nothing(kind, precision, k):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_lists_and_tables_of_scores_find_the_same(monkeypatch, kind, more, dtype):
     if more is None:  # tables only
-        monkeypatch.setattr("mmretrieval.index.scored_tile.is_worthwhile", lambda values, k: False)
+        monkeypatch.setattr("mmretrieval.index.scored_tile.is_worthwhile", lambda rows, k: False)
     else:
         monkeypatch.setattr("mmretrieval.index.shortlist._MORE", more)
     for exponent in (0, 70):
@@ -189,7 +191,7 @@ def test_a_list_says_for_which_queries_it_is_too_short():
 
 
 def test_candidates_come_in_portions(monkeypatch):
-    monkeypatch.setattr("mmretrieval.index.scored_tile.is_worthwhile", lambda values, k: False)
+    monkeypatch.setattr("mmretrieval.index.scored_tile.is_worthwhile", lambda rows, k: False)
     monkeypatch.setattr("mmretrieval.index.candidates._PORTION", 100)
     monkeypatch.setattr("mmretrieval.index.ranking._LEAST_WIDTH", 3)
     for kind in KINDS:
