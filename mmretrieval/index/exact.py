@@ -134,9 +134,9 @@ class ExactIndex(VectorIndex):
             return self._measures[number, precision]
 
         labels = self._on_device(torch.from_numpy(tile.labels))
-        scored = ScoredTile(stored, labels, measured, fastest(self.precision, self.device))
-        for part, block in blocks:
-            scored.take_best(best[part], block)
+        scored = ScoredTile(stored, labels, measured, self.precision)
+        for place, (part, block) in enumerate(blocks):
+            blocks[place] = part, scored.take_best(best[part], block)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device)

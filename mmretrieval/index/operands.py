@@ -39,6 +39,7 @@ class Queries:
         exponents: The powers of two, ``(Q, 1)`` int32.
         norms: Norm of each row of ``values``, ``(Q,)`` float64.
         errors: Norm of what rounding took from each row, ``(Q,)`` float64.
+        precision: Type of ``values``.
     """
 
     stored: Tensor
@@ -46,6 +47,11 @@ class Queries:
     exponents: Tensor
     norms: Tensor
     errors: Tensor
+    precision: Precision
+
+    def __getitem__(self, rows: Tensor) -> Queries:
+        numbers = (self.stored, self.values, self.exponents, self.norms, self.errors)
+        return Queries(*(tensor[rows] for tensor in numbers), self.precision)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def prepared(stored: Tensor, precision: Precision) -> Queries:
     values = _rounded(scaled, precision)
     errors = torch.linalg.vector_norm(scaled - values.double(), dim=1)
     norms = torch.linalg.vector_norm(values.double(), dim=1)
-    return Queries(stored, values, exponents, norms, errors)
+    return Queries(stored, values, exponents, norms, errors, precision)
 
 
 def measure(stored: Tensor, precision: Precision, labels: Labels) -> Measures:
@@ -135,7 +141,7 @@ def operand(stored: Tensor, exponent: int, precision: Precision) -> Tensor:
     return _rounded(_scaled(stored, exponent) if exponent else stored, precision)
 
 
-def error_bound(asked: Queries, tile: Measures, precision: Precision) -> Tensor:
+def error_bound(asked: Queries, tile: Measures) -> Tensor:
     """How far each query's approximate scores of a tile can be from the exact ones, ``(Q,)`` float64.
 
     Rounded sums of D products, in any order, are off by gamma_D = D·u / (1 - D·u) times the norms (Higham,
@@ -143,7 +149,7 @@ def error_bound(asked: Queries, tile: Measures, precision: Precision) -> Tensor:
     factors costs the norm of what it took away times the norm of the other factor.
     """
     dim = asked.values.shape[1]
-    rounding = dim * _UNIT[precision]
+    rounding = dim * _UNIT[asked.precision]
     gamma = rounding / (1 - rounding)
     product = gamma * asked.norms * tile.norm
     factors = asked.errors * tile.norm + (asked.norms + asked.errors) * tile.error

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mmretrieval.index.candidates import Candidates, Listed, ScoreTable
+from mmretrieval.index.candidates import Listed, ScoreTable
 from mmretrieval.index.exact_scores import exact_scores
 from mmretrieval.index.operands import (
     Measures,
@@ -25,8 +25,9 @@ from mmretrieval.index.operands import (
 from mmretrieval.index.ranking import Ranking
 from mmretrieval.index.shortlist import is_worthwhile, shortlist
 
-_CROWDED = 256
-"""Scoring so many candidates of a query again takes longer than its products in float32."""
+_ROWS_PER_CANDIDATE = 256
+"""An exact score takes as long as products with so many rows take longer in float32 than in bfloat16."""
+_Way = Callable[[Tensor, Tensor, Tensor], Listed]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ScoredTile:
         stored: As stored, ``(N, D)``.
         labels: Their labels, ``(N,)``.
         measured: Measures of the tile for a type of factors.
-        precision: Type of the first product's factors.
+        precision: Type of a GPU's factors.
     """
 
     stored: Tensor
@@ -45,45 +46,51 @@ class ScoredTile:
     measured: Callable[[Precision], Measures]
     precision: Precision
 
-    def take_best(self, best: Ranking, block: Queries) -> None:
+    def take_best(self, best: Ranking, block: Queries) -> Queries:
         """Merge what is among the best of some queries, ranked by exact scores, into ``best``.
 
         Args:
             best: Of these queries.
-            block: Queries, prepared for ``precision``.
+            block: Queries, prepared for any precision.
+
+        Returns:
+            The queries to search the next tile with: in float32 if bfloat16 left most of them undecided.
 
         Raises:
             ValueError: If a score is beyond float64.
         """
-        asked = block.stored.double()
-        for rows, queries in self._candidates(block, best):
-            scores = exact_scores(self.stored, asked, rows, queries)
+        left, asked, following = torch.arange(len(best.scores), device=best.scores.device), block, block
+        for find, precision in self._ways(block.precision, best.scores.shape[1]):
+            if asked.precision != precision:
+                asked = prepared(asked.stored, precision)
+            undecided = self._merge(find, asked, left, best)
+            if precision == "bfloat16" and len(undecided) > len(left) // 2:
+                following = prepared(block.stored, "float32")
+            left, asked = left[undecided], asked[undecided]
+            if not len(left):
+                break
+        return following
+
+    def _merge(self, find: _Way, asked: Queries, places: Tensor, best: Ranking) -> Tensor:
+        """Merge what a way finds for the queries of these places in ``best``; return which are undecided."""
+        tile = self.measured(asked.precision)
+        # Approximate scores are of scaled factors.
+        known = times_power(best.scores[places], -(asked.exponents + tile.exponent))
+        listed = find(asked.values, known, error_bound(asked, tile))
+        wide = asked.stored.double()
+        for rows, queries in listed.candidates:
+            scores = exact_scores(self.stored, wide, rows, queries)
             if not bool(scores.isfinite().all()):
                 raise ValueError("Scores are not numbers: vectors and queries are too large for float64.")
-            best.merge(queries, scores, self.labels[rows])
+            best.merge(places[queries], scores, self.labels[rows])
+        return listed.undecided
 
-    def _candidates(self, block: Queries, best: Ranking) -> Iterator[Candidates]:
-        """All pairs that can be among the best."""
-        left = torch.arange(len(best.scores), device=best.scores.device)
-        for find, precision in self._ways(best.scores.shape[1]):
-            same = precision == self.precision and len(left) == len(best.scores)
-            asked = block if same else prepared(block.stored[left], precision)
-            tile = self.measured(precision)
-            # Approximate scores are of scaled factors.
-            known = times_power(best.scores[left], -(asked.exponents + tile.exponent))
-            listed = find(asked.values, known, error_bound(asked, tile, precision))
-            for rows, queries in listed.candidates:
-                yield Candidates(rows, left[queries])
-            left = left[listed.undecided]
-            if not len(left):
-                return
-
-    def _ways(self, k: int) -> Iterator[tuple[Callable[[Tensor, Tensor, Tensor], Listed], Precision]]:
+    def _ways(self, first: Precision, k: int) -> Iterator[tuple[_Way, Precision]]:
         """From the fastest, which leaves some queries undecided, to one that decides all."""
         if self.stored.is_cuda:
-            yield self._table, self.precision
+            yield self._table, first
             return
-        if self.precision == "bfloat16":
+        if first == "bfloat16":
             yield self._rounded_table, "bfloat16"
         if is_worthwhile(len(self.stored), k):
             yield self._shortlist, "float32"
@@ -93,7 +100,7 @@ class ScoredTile:
         k, exponent = known.shape[1], self.measured("bfloat16").exponent
         table = ScoreTable(len(self.stored), len(asked), k, self.stored.device, torch.bfloat16)
         rounded_product(self.stored, exponent, asked, table.scores)
-        return table.listed(known, slack, most=_CROWDED + 2 * k)
+        return table.listed(known, slack, most=k + len(self.stored) // _ROWS_PER_CANDIDATE)
 
     def _shortlist(self, asked: Tensor, known: Tensor, slack: Tensor) -> Listed:
         return shortlist(self._values, asked, known, slack)

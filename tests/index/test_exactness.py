@@ -161,11 +161,11 @@ def test_lists_and_tables_of_scores_find_the_same(monkeypatch, kind, more, dtype
 
 
 @pytest.mark.skipif("bfloat16" not in FACTORS, reason="needs a processor that multiplies bfloat16")
-@pytest.mark.parametrize("crowded", [-10, 3, 10_000])
+@pytest.mark.parametrize("rows_per_candidate", [-1, 100, 1])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_queries_that_bfloat16_leaves_undecided_find_the_same(monkeypatch, kind, crowded, dtype):
-    monkeypatch.setattr("mmretrieval.index.scored_tile._CROWDED", crowded)
+def test_queries_that_bfloat16_leaves_undecided_find_the_same(monkeypatch, kind, rows_per_candidate, dtype):
+    monkeypatch.setattr("mmretrieval.index.scored_tile._ROWS_PER_CANDIDATE", rows_per_candidate)
     for exponent in (0, -70):
         case = make_case(3, kind, 900, 31, 20, 5, dtype, exponent)
         assert_exact(fill(ExactIndex(pool_block=400), case), case)
