@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +22,7 @@ _SAFE_EXPONENT = 40
 """Vectors up to 2 to this power, or down to its inverse, are multiplied without being scaled."""
 _SLACK = 1.0001
 """Norms and bounds are rounded, too."""
-_ROWS = 1_024
+ROWS = 1_024
 """Vectors that are converted at a time: they fit a processor's cache."""
 
 
@@ -50,8 +48,14 @@ class Queries:
     precision: Precision
 
     def __getitem__(self, rows: Tensor) -> Queries:
-        numbers = (self.stored, self.values, self.exponents, self.norms, self.errors)
-        return Queries(*(tensor[rows] for tensor in numbers), self.precision)
+        return Queries(
+            self.stored[rows],
+            self.values[rows],
+            self.exponents[rows],
+            self.norms[rows],
+            self.errors[rows],
+            self.precision,
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ def measure(stored: Tensor, precision: Precision, labels: Labels) -> Measures:
     exponent = int(torch.frexp(torch.tensor(largest, dtype=torch.float64))[1])
     if abs(exponent) <= _SAFE_EXPONENT:
         exponent = 0
-    norms, errors = zip(*(_norms(part, exponent, precision) for part in stored.split(_ROWS)), strict=True)
+    norms, errors = zip(
+        *(_norms(part, exponent, precision) for part in torch.split(stored, ROWS)), strict=True
+    )
     # What is multiplied is longer than what is stored by at most what rounding changed.
     error = max(errors)
     return Measures(exponent, max(1.0, largest * 2.0**-exponent), max(norms) + error, error)
@@ -159,45 +165,6 @@ def error_bound(asked: Queries, tile: Measures) -> Tensor:
     return (product + factors) * _SLACK + 4 * dim * _SMALLEST * tile.largest + lost
 
 
-def product(vectors: Tensor, asked: Tensor, out: Tensor) -> None:
-    """Write scores into ``out``, ``(N, Q)``: on a CPU this order is up to 1.7 times as fast as the other."""
-    with _full_accumulation():
-        if vectors.dtype == torch.float32:
-            torch.mm(vectors, asked.T, out=out)
-        else:
-            out.copy_(torch.mm(vectors, asked.T, out_dtype=torch.float32))
-
-
-def rounded_product(stored: Tensor, exponent: int, asked: Tensor, out: Tensor) -> None:
-    """Write scores on a CPU into ``out``, ``(N, Q)`` bfloat16: sums in float32, rounded to nearest.
-
-    Args:
-        stored: A tile as stored, ``(N, D)``; a few vectors at a time are converted, as all would take as long
-            as the products with few queries.
-        exponent: The tile's.
-        asked: Queries as multiplied, ``(Q, D)`` bfloat16.
-        out: Where to write.
-    """
-    with _full_accumulation():
-        for vectors, scores in zip(stored.split(_ROWS), out.split(_ROWS), strict=True):
-            torch.mm(operand(vectors, exponent, "bfloat16"), asked.T, out=scores)
-
-
-def fastest(asked_for: Precision, device: torch.device) -> Precision:
-    """The type of factors that a device shall multiply.
-
-    Args:
-        asked_for: What a GPU multiplies. A CPU takes bfloat16 if it has instructions for it, which are twice
-            as fast as those of float32; without them it is many times slower.
-        device: Where products are formed.
-    """
-    if device.type != "cpu":
-        return asked_for
-    can = torch.cpu.get_capabilities()
-    native = can.get("avx512_bf16", False) or can.get("amx_bf16", False)
-    return "bfloat16" if native and torch.backends.mkldnn.is_available() else "float32"
-
-
 def times_power(numbers: Tensor, exponents: Tensor) -> Tensor:
     """Multiply float64 numbers by powers of two, which by themselves may be out of range."""
     third = exponents // 3
@@ -220,18 +187,3 @@ def _scaled(stored: Tensor, exponent: int) -> Tensor:
 
 def _rounded(matrix: Tensor, precision: Precision) -> Tensor:
     return matrix.to(torch.float32 if precision == "float32" else torch.bfloat16)
-
-
-@contextmanager
-def _full_accumulation() -> Iterator[None]:
-    """Suspend the reduced precision of products that training may have asked for, and autocast."""
-    precision = torch.get_float32_matmul_precision()
-    reduced = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced

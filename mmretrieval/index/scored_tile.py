@@ -18,10 +18,9 @@ from mmretrieval.index.operands import (
     error_bound,
     operand,
     prepared,
-    product,
-    rounded_product,
     times_power,
 )
+from mmretrieval.index.products import product, rounded_product
 from mmretrieval.index.ranking import Ranking
 from mmretrieval.index.shortlist import is_worthwhile, shortlist
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mmretrieval.index.candidates import ScoreTable
-from mmretrieval.index.operands import error_bound, fastest, measure, operand, prepared, rounded_product
+from mmretrieval.index.operands import error_bound, measure, operand, prepared
+from mmretrieval.index.products import fastest, rounded_product
 
 CPU = torch.device("cpu")
 UNIT = 2.0**-8

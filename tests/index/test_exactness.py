@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmretrieval.index import ExactIndex, FaissIndex
-from mmretrieval.index.operands import fastest
+from mmretrieval.index.products import fastest
 from mmretrieval.index.shortlist import shortlist
 
 EXAMPLES = int(os.environ.get("MMRETRIEVAL_EXAMPLES", "400"))
