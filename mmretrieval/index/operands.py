@@ -14,6 +14,9 @@ Precision = Literal["float32", "bfloat16"]
 
 _UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-22}
 """Largest relative error of an addition; tensor cores truncate, some a bit earlier than float32 does."""
+_UNIT_DOUBLE = 2.0**-53
+_FAR = 0.4
+"""Centres nearer to zero than this share of a norm are not worth a subtraction."""
 _SMALLEST = 2.0**-126
 """Normal float32 numbers begin here; what is smaller may be lost, at once or in a sum."""
 _SMALLEST_DOUBLE = 2.0**-1074
@@ -67,12 +70,15 @@ class Measures:
         largest: Its largest number then, or 1 if that is larger.
         norm: The largest norm of a vector as multiplied.
         error: The largest norm of what rounding took from a vector.
+        centre: What is subtracted from each vector before it is rounded, ``(D,)`` float64, or nothing. It
+            changes all scores of a query by the same, and what is left is nearer to zero.
     """
 
     exponent: int
     largest: float
     norm: float
     error: float
+    centre: Tensor | None = None
 
 
 def prepared(stored: Tensor, precision: Precision) -> Queries:
@@ -118,23 +124,32 @@ def measure(stored: Tensor, precision: Precision, labels: Labels) -> Measures:
     exponent = int(torch.frexp(torch.tensor(largest, dtype=torch.float64))[1])
     if abs(exponent) <= _SAFE_EXPONENT:
         exponent = 0
-    norms, errors = zip(
-        *(_norms(part, exponent, precision) for part in torch.split(stored, ROWS)), strict=True
-    )
+    centre = _centre(stored, exponent) if precision == "bfloat16" and not stored.is_cuda else None
+    parts = torch.split(stored, ROWS)
+    norms, errors = zip(*(_norms(part, exponent, precision, centre) for part in parts), strict=True)
     # What is multiplied is longer than what is stored by at most what rounding changed.
     error = max(errors)
-    return Measures(exponent, max(1.0, largest * 2.0**-exponent), max(norms) + error, error)
+    return Measures(exponent, max(1.0, largest * 2.0**-exponent), max(norms) + error, error, centre)
 
 
-def _norms(stored: Tensor, exponent: int, precision: Precision) -> tuple[float, float]:
-    """The largest norm of a scaled vector, and of what rounding takes from one."""
-    exact = _scaled(stored, exponent) if exponent else stored
-    norm = _largest_norm(exact)
-    if precision == "float32" and exact.dtype != torch.float64:
-        return norm, 0.0
-    # A difference in the wider type of the two, of which float32 holds all digits, too.
-    wide = exact if exact.dtype == torch.float64 else exact.float()
-    return norm, _largest_norm(wide - _rounded(exact, precision))
+def _centre(stored: Tensor, exponent: int) -> Tensor | None:
+    """The mean vector, if without it vectors are much shorter."""
+    parts = [_scaled(part, exponent).sum(dim=0) for part in torch.split(stored, ROWS)]
+    mean = torch.stack(parts).sum(dim=0) / len(stored)
+    centre = mean.float().double()
+    return centre if bool(centre.norm() > _FAR * _largest_norm(_scaled(stored[:ROWS], exponent))) else None
+
+
+def _norms(stored: Tensor, exponent: int, precision: Precision, centre: Tensor | None) -> tuple[float, float]:
+    """The largest norm of a scaled and centred vector, and of what rounding takes from one."""
+    if centre is None and not exponent and stored.dtype != torch.float64:
+        if precision == "float32":
+            return _largest_norm(stored), 0.0
+        exact = stored.float()  # holds all digits of what is lost between it and bfloat16
+    else:
+        exact = _scaled(stored, exponent) - (0.0 if centre is None else centre)
+    lost = exact - operand(stored, exponent, precision, centre).to(exact.dtype)
+    return _largest_norm(exact), _largest_norm(lost)
 
 
 def _largest_norm(vectors: Tensor) -> float:
@@ -142,9 +157,19 @@ def _largest_norm(vectors: Tensor) -> float:
     return float(torch.linalg.vector_norm(vectors.double(), dim=1).max())
 
 
-def operand(stored: Tensor, exponent: int, precision: Precision) -> Tensor:
+def operand(stored: Tensor, exponent: int, precision: Precision, centre: Tensor | None = None) -> Tensor:
     """A tile as it is multiplied, ``(N, D)``."""
-    return _rounded(_scaled(stored, exponent) if exponent else stored, precision)
+    scaled = _scaled(stored, exponent) if exponent else stored
+    if centre is not None:
+        scaled = scaled - (centre if scaled.dtype == torch.float64 else centre.float())
+    return _rounded(scaled, precision)
+
+
+def shift(asked: Queries, tile: Measures) -> Tensor | float:
+    """By how much more exact scores of scaled factors are than what the product approximates, ``(Q, 1)``."""
+    if tile.centre is None:
+        return 0.0
+    return times_power(asked.stored.double(), -asked.exponents) @ tile.centre[:, None]
 
 
 def error_bound(asked: Queries, tile: Measures) -> Tensor:
@@ -162,7 +187,9 @@ def error_bound(asked: Queries, tile: Measures) -> Tensor:
     lost = times_power(
         torch.full_like(asked.norms, dim * _SMALLEST_DOUBLE), -asked.exponents[:, 0] - tile.exponent
     )
-    return (product + factors) * _SLACK + 4 * dim * _SMALLEST * tile.largest + lost
+    far = 0.0 if tile.centre is None else float(tile.centre.norm())
+    in_double = 4 * dim * _UNIT_DOUBLE * (asked.norms + asked.errors) * (far + tile.norm)
+    return (product + factors + in_double) * _SLACK + 8 * dim * _SMALLEST * tile.largest + lost
 
 
 def times_power(numbers: Tensor, exponents: Tensor) -> Tensor:
@@ -182,6 +209,8 @@ def _largest(matrix: Tensor, dim: int | None = None) -> Tensor:
 
 
 def _scaled(stored: Tensor, exponent: int) -> Tensor:
+    if not exponent:
+        return stored.double()
     return times_power(stored.double(), torch.tensor(-exponent, device=stored.device))
 
 

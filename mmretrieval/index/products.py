@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mmretrieval.index.operands import ROWS, Precision, operand
+from mmretrieval.index.operands import ROWS, Measures, Precision, operand
 
 
 def product(vectors: Tensor, asked: Tensor, out: Tensor) -> None:
@@ -20,19 +20,19 @@ def product(vectors: Tensor, asked: Tensor, out: Tensor) -> None:
             out.copy_(torch.mm(vectors, asked.T, out_dtype=torch.float32))
 
 
-def rounded_product(stored: Tensor, exponent: int, asked: Tensor, out: Tensor) -> None:
+def rounded_product(stored: Tensor, tile: Measures, asked: Tensor, out: Tensor) -> None:
     """Write scores on a CPU into ``out``, ``(N, Q)`` bfloat16: sums in float32, rounded to nearest.
 
     Args:
         stored: A tile as stored, ``(N, D)``; a few vectors at a time are converted, as all would take as long
             as the products with few queries.
-        exponent: The tile's.
+        tile: Its measures for bfloat16.
         asked: Queries as multiplied, ``(Q, D)`` bfloat16.
         out: Where to write.
     """
     with _full_accumulation():
         for vectors, scores in zip(torch.split(stored, ROWS), torch.split(out, ROWS), strict=True):
-            torch.mm(operand(vectors, exponent, "bfloat16"), asked.T, out=scores)
+            torch.mm(operand(vectors, tile.exponent, "bfloat16", tile.centre), asked.T, out=scores)
 
 
 def fastest(asked_for: Precision, device: torch.device) -> Precision:

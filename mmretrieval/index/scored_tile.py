@@ -18,6 +18,7 @@ from mmretrieval.index.operands import (
     error_bound,
     operand,
     prepared,
+    shift,
     times_power,
 )
 from mmretrieval.index.products import product, rounded_product
@@ -73,8 +74,8 @@ class ScoredTile:
     def _merge(self, find: _Way, asked: Queries, places: Tensor, best: Ranking) -> Tensor:
         """Merge what a way finds for the queries of these places in ``best``; return which are undecided."""
         tile = self.measured(asked.precision)
-        # Approximate scores are of scaled factors.
-        known = times_power(best.scores[places], -(asked.exponents + tile.exponent))
+        # Approximate scores are of scaled and centred factors.
+        known = times_power(best.scores[places], -(asked.exponents + tile.exponent)) - shift(asked, tile)
         listed = find(asked.values, known, error_bound(asked, tile))
         wide = asked.stored.double()
         for rows, queries in listed.candidates:
@@ -96,9 +97,9 @@ class ScoredTile:
         yield self._table, "float32"
 
     def _rounded_table(self, asked: Tensor, known: Tensor, slack: Tensor) -> Listed:
-        k, exponent = known.shape[1], self.measured("bfloat16").exponent
+        k = known.shape[1]
         table = ScoreTable(len(self.stored), len(asked), k, self.stored.device, torch.bfloat16)
-        rounded_product(self.stored, exponent, asked, table.scores)
+        rounded_product(self.stored, self.measured("bfloat16"), asked, table.scores)
         return table.listed(known, slack, most=k + len(self.stored) // _ROWS_PER_CANDIDATE)
 
     def _shortlist(self, asked: Tensor, known: Tensor, slack: Tensor) -> Listed:

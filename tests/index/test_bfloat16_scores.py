@@ -16,7 +16,13 @@ UNIT = 2.0**-8
 def factors(kind, count, dim, rng):
     drawn = rng.normal(size=(count, dim))
     if kind == "halfway":  # between two bfloat16 numbers: all errors have one sign
-        return np.sign(drawn[:1]) * (1 + UNIT + 2.0**-20 * rng.integers(-3, 4, (count, 1)))
+        return (
+            np.sign(drawn[:1])
+            * (1 + UNIT + 2.0**-20 * rng.integers(-3, 4, (count, 1)))
+            * (-1.0) ** np.arange(count)[:, None]
+        )
+    if kind == "far from zero":
+        return 3 * np.sign(rng.normal(size=(1, dim))) + drawn
     if kind == "cancelling":
         drawn[:, dim // 2 :] = -drawn[:, : dim - dim // 2]
     if kind == "norms":
@@ -25,7 +31,7 @@ def factors(kind, count, dim, rng):
 
 
 @pytest.mark.skipif(fastest("float32", CPU) != "bfloat16", reason="needs a CPU that multiplies bfloat16")
-@pytest.mark.parametrize("kind", ["random", "halfway", "cancelling", "norms"])
+@pytest.mark.parametrize("kind", ["random", "halfway", "far from zero", "cancelling", "norms"])
 @pytest.mark.parametrize("exponent", [-120, -60, 0, 100])  # the first with numbers below the normal ones
 @pytest.mark.parametrize("dim", [1, 31, 513, 3000])
 def test_scores_are_within_the_bound_before_they_are_rounded(kind, exponent, dim):
@@ -35,20 +41,23 @@ def test_scores_are_within_the_bound_before_they_are_rounded(kind, exponent, dim
         given = torch.from_numpy((factors(kind, queries, dim, rng) * 2.0**-exponent).astype(np.float32))
         asked, tile = prepared(given, "bfloat16"), measure(stored, "bfloat16", np.arange(1_100))
         scores = torch.empty(1_100, queries, dtype=torch.bfloat16)
-        rounded_product(stored, tile.exponent, asked.values, scores)
+        rounded_product(stored, tile, asked.values, scores)
         vectors = stored.double() * 2.0**-tile.exponent
+        vectors = vectors - (0.0 if tile.centre is None else tile.centre)
+        assert (tile.centre is not None) == (kind == "far from zero")
         exact = vectors @ (given.double() * torch.exp2(-asked.exponents.double())).T
         off = (scores.double() - exact).abs() - UNIT * scores.double().abs()
         assert bool((off <= error_bound(asked, tile)).all())
         assert exact.abs().max() > 0
-        lost = vectors - operand(stored, tile.exponent, "bfloat16").double()
+        lost = vectors - operand(stored, tile.exponent, "bfloat16", tile.centre).double()
         assert tile.error >= float(lost.norm(dim=1).max()) * (1 - 1e-9) > 0
 
 
 def test_a_norm_is_not_below_that_of_what_is_multiplied():
     for dtype in (torch.float16, torch.float32, torch.float64):
-        stored = torch.full((3, 40), 1 + UNIT + 2.0**-10, dtype=dtype)  # rounded up
-        tile = measure(stored, "bfloat16", np.arange(3))
+        stored = torch.full((4, 40), 1 + UNIT + 2.0**-10, dtype=dtype)  # rounded up
+        stored[::2] *= -1
+        tile = measure(stored, "bfloat16", np.arange(4))
         values = operand(stored, 0, "bfloat16").double()
         assert tile.norm >= float(values.norm(dim=1).max()) > float(stored.double().norm(dim=1).max())
 

@@ -26,6 +26,7 @@ KINDS = (
     "close",
     "misleading",
     "norms",
+    "far from zero",
 )
 FACTORS = ["float32", *({fastest("float32", torch.device("cpu"))} - {"float32"})]
 """What this processor can multiply fast."""
@@ -77,6 +78,8 @@ def vectors(rng, kind, count, dim):
         return 1 + above + 2.0**-20 * rng.integers(-3, 4, (count, 1))
     if kind == "norms":
         return drawn * 2.0 ** rng.integers(-30, 5, (count, 1))
+    if kind == "far from zero":
+        return 10 ** rng.uniform(-1, 2) * rng.normal(size=(1, dim)) + drawn
     if kind == "sorted":  # the best of a query are neighbours
         return drawn[np.argsort(drawn[:, 0])]
     return drawn
