@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmretrieval.index.base import NO_LABEL, FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
-from mmretrieval.index.operands import Measures, Precision, Queries, measure, prepared
+from mmretrieval.index.measures import Measures, measure
+from mmretrieval.index.operands import Precision, Queries, prepared
 from mmretrieval.index.products import fastest
 from mmretrieval.index.ranking import Ranking
 from mmretrieval.index.scored_tile import ScoredTile

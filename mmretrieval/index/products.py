@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mmretrieval.index.operands import ROWS, Measures, Precision, operand
+from mmretrieval.index.measures import Measures
+from mmretrieval.index.operands import ROWS, Precision, operand
 
 
 def product(vectors: Tensor, asked: Tensor, out: Tensor) -> None:

@@ -11,16 +11,8 @@ from torch import Tensor
 
 from mmretrieval.index.candidates import Listed, ScoreTable
 from mmretrieval.index.exact_scores import exact_scores
-from mmretrieval.index.operands import (
-    Measures,
-    Precision,
-    Queries,
-    error_bound,
-    operand,
-    prepared,
-    shift,
-    times_power,
-)
+from mmretrieval.index.measures import Measures, error_bound, shift
+from mmretrieval.index.operands import Precision, Queries, operand, prepared, times_power
 from mmretrieval.index.products import product, rounded_product
 from mmretrieval.index.ranking import Ranking
 from mmretrieval.index.shortlist import is_worthwhile, shortlist

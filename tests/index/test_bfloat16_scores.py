@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mmretrieval.index.candidates import ScoreTable
-from mmretrieval.index.operands import error_bound, measure, operand, prepared
+from mmretrieval.index.measures import error_bound, measure
+from mmretrieval.index.operands import operand, prepared
 from mmretrieval.index.products import fastest, rounded_product
 
 CPU = torch.device("cpu")
