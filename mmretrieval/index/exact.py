@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmretrieval.index.base import NO_LABEL, FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
-from mmretrieval.index.operands import Measures, Precision, Queries, measure, operand, prepared
+from mmretrieval.index.measures import Measures, measure
+from mmretrieval.index.operands import Precision, Queries, prepared
+from mmretrieval.index.products import fastest
 from mmretrieval.index.ranking import Ranking
 from mmretrieval.index.scored_tile import ScoredTile
 from mmretrieval.index.stored import read_parts, write_parts
@@ -22,10 +24,11 @@ from mmretrieval.index.tiles import Part, Tile, as_tensor, tiles
 class ExactIndex(VectorIndex):
     """Scores every stored vector and ranks as float64 does, whatever the matmul precision of training is.
 
-    A fast matrix product (FAISS' on a CPU, torch's on a GPU) finds all vectors that can be among the best,
-    given how far its results can be off; these are scored again in float64. So the result is the same for
-    all settings and on all devices; only scores that are equal but for the rounding of float64 may change
-    places between a CPU and a GPU. Scores are returned as float32, after ranking.
+    A fast matrix product finds all vectors that can be among the best, given how far its results can be off;
+    these are scored again in float64. The product is torch's, in bfloat16 on a CPU that has instructions for
+    it; or FAISS', on other CPUs and for queries whose best bfloat16 cannot tell from others. So the result is
+    the same for all settings and on all devices; only scores that are equal but for the rounding of float64
+    may change places between a CPU and a GPU. Scores are returned as float32, after ranking.
 
     Vectors are kept by reference and read one block at a time, so a memory-mapped pool stays on disk. If
     embeddings have collapsed, so that all scores are nearly equal, all are computed in float64: in bounded
@@ -35,8 +38,8 @@ class ExactIndex(VectorIndex):
         device: Where to score: "cpu", "cuda", "cuda:1", …
         pool_block: How many stored vectors are scored at once, at least 1.
         query_block: How many queries are scored at once, at least 1.
-        precision: Type of the fast product's factors, "float32" or "bfloat16". The latter is for GPUs, where
-            it is several times as fast; a CPU computes it in float32 nevertheless.
+        precision: Type of the fast product's factors on a GPU, "float32" or "bfloat16", several times as
+            fast. A CPU takes what it multiplies faster.
         shard_pool: Whether each process that takes part in mining or evaluation searches a part of the pool
             for all queries, in place of all of it for a part of them; results are the same.
 
@@ -67,7 +70,7 @@ class ExactIndex(VectorIndex):
         self.shard_pool = shard_pool
         self._parts: list[Part] = []
         self._tiles: list[Tile] | None = None
-        self._measures: dict[int, Measures] = {}
+        self._measures: dict[tuple[int, Precision], Measures] = {}
 
     def best(self, queries: FloatMatrix, k: int) -> tuple[NDArray[np.float64], Labels]:
         """Search as :meth:`search` does, and return the scores that the ranking is by.
@@ -119,20 +122,23 @@ class ExactIndex(VectorIndex):
     def _query_blocks(self, queries: FloatMatrix) -> list[tuple[slice, Queries]]:
         starts = range(0, queries.shape[0], self.query_block)
         parts = [slice(start, start + self.query_block) for start in starts]
-        return [(part, prepared(self._on_device(as_tensor(queries[part])), self.precision)) for part in parts]
+        precision = fastest(self.precision, self.device)
+        return [(part, prepared(self._on_device(as_tensor(queries[part])), precision)) for part in parts]
 
     def _search_tile(
         self, number: int, tile: Tile, blocks: list[tuple[slice, Queries]], best: Ranking
     ) -> None:
         stored = self._on_device(tile.read())
-        if number not in self._measures:
-            self._measures[number] = measure(stored, self.precision, tile.labels)
-        measures = self._measures[number]
-        values = operand(stored, measures.exponent, self.precision)
+
+        def measured(precision: Precision) -> Measures:
+            if (number, precision) not in self._measures:
+                self._measures[number, precision] = measure(stored, precision, tile.labels)
+            return self._measures[number, precision]
+
         labels = self._on_device(torch.from_numpy(tile.labels))
-        scored = ScoredTile(stored, values, labels, measures, self.precision)
-        for part, block in blocks:
-            scored.take_best(best[part], block)
+        scored = ScoredTile(stored, labels, measured, self.precision)
+        for place, (part, block) in enumerate(blocks):
+            blocks[place] = part, scored.take_best(best[part], block)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device)

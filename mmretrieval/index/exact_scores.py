@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_PAIRS_AT_ONCE = 128
-"""Their products fit the cache of a core."""
+_NUMBERS_OF_A_BUFFER = 2**15
+"""Two buffers of float64 fit the cache of a core."""
 _PAIRS_IN_A_TASK = 2_048
 _WIDTH = 4_096
 """NumPy sums more than 8,192 products in an order that depends on how many sums there are."""
@@ -45,18 +45,25 @@ def _fill_on_cpu(scores: Tensor, vectors: Tensor, queries: Tensor, rows: Tensor,
     chosen, askers = rows.numpy(), asked.numpy()
 
     def fill(task: slice) -> None:
-        for part in _parts(task.start, task.stop, _PAIRS_AT_ONCE):
-            first, second = stored[chosen[part]].astype(np.float64), wanted[askers[part]]
-            for columns in _parts(0, stored.shape[1], _WIDTH):
-                filled[part] += np.einsum("md,md->m", first[:, columns], second[:, columns])
+        # Buffers, as fresh memory for each part would take longer than the products.
+        dim = stored.shape[1]
+        pairs = max(1, _NUMBERS_OF_A_BUFFER // dim)
+        first, second = np.empty((pairs, dim)), np.empty((pairs, dim))
+        for part in _parts(task.start, task.stop, pairs):
+            count = part.stop - part.start
+            first[:count] = stored[chosen[part]]
+            np.take(wanted, askers[part], axis=0, out=second[:count], mode="clip")
+            for columns in _parts(0, dim, _WIDTH):
+                filled[part] += np.einsum("md,md->m", first[:count, columns], second[:count, columns])
 
     tasks = _parts(0, len(filled), _PAIRS_IN_A_TASK)
-    if len(tasks) < 2:
+    threads = min(len(tasks), torch.get_num_threads())
+    if threads < 2:
         for task in tasks:
             fill(task)
         return
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(fill, tasks))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(fill, tasks))
 
 
 def _scores_on_gpu(vectors: Tensor, queries: Tensor, rows: Tensor, asked: Tensor) -> Tensor:

@@ -1,29 +1,17 @@
-"""Factors of a fast matrix product, and how far its results can be from the exact ones."""
+"""Factors of a fast matrix product."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mmretrieval.index.base import Labels
-
 Precision = Literal["float32", "bfloat16"]
 
-_UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-22}
-"""Largest relative error of an addition; tensor cores truncate, some a bit earlier than float32 does."""
-_SMALLEST = 2.0**-126
-"""Normal float32 numbers begin here; what is smaller may be lost, at once or in a sum."""
-_SMALLEST_DOUBLE = 2.0**-1074
-"""The smallest float64 number: what products of tiny float64 numbers may lose each."""
-_SAFE_EXPONENT = 40
-"""Vectors up to 2 to this power, or down to its inverse, are multiplied without being scaled."""
-_SLACK = 1.0001
-"""Norms and bounds are rounded, too."""
+ROWS = 1_024
+"""Vectors that are converted at a time: they fit a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +25,7 @@ class Queries:
         exponents: The powers of two, ``(Q, 1)`` int32.
         norms: Norm of each row of ``values``, ``(Q,)`` float64.
         errors: Norm of what rounding took from each row, ``(Q,)`` float64.
+        precision: Type of ``values``.
     """
 
     stored: Tensor
@@ -44,23 +33,17 @@ class Queries:
     exponents: Tensor
     norms: Tensor
     errors: Tensor
+    precision: Precision
 
-
-@dataclass(frozen=True)
-class Measures:
-    """What the bound needs to know of a tile.
-
-    Args:
-        exponent: The power of two by which it is divided.
-        largest: Its largest number then, or 1 if that is larger.
-        norm: The largest norm of a vector as multiplied.
-        error: The largest norm of what rounding took from a vector.
-    """
-
-    exponent: int
-    largest: float
-    norm: float
-    error: float
+    def __getitem__(self, rows: Tensor) -> Queries:
+        return Queries(
+            self.stored[rows],
+            self.values[rows],
+            self.exponents[rows],
+            self.norms[rows],
+            self.errors[rows],
+            self.precision,
+        )
 
 
 def prepared(stored: Tensor, precision: Precision) -> Queries:
@@ -73,7 +56,7 @@ def prepared(stored: Tensor, precision: Precision) -> Queries:
     Raises:
         ValueError: If a number is not finite.
     """
-    largest = _largest(stored, dim=1)
+    largest = largest_of(stored, dim=1)
     if not bool(largest.isfinite().all()):
         raise ValueError(
             f"queries row {int(largest.isfinite().long().argmin())} holds NaN or infinite values."
@@ -83,69 +66,15 @@ def prepared(stored: Tensor, precision: Precision) -> Queries:
     values = _rounded(scaled, precision)
     errors = torch.linalg.vector_norm(scaled - values.double(), dim=1)
     norms = torch.linalg.vector_norm(values.double(), dim=1)
-    return Queries(stored, values, exponents, norms, errors)
+    return Queries(stored, values, exponents, norms, errors, precision)
 
 
-def measure(stored: Tensor, precision: Precision, labels: Labels) -> Measures:
-    """Measure a tile.
-
-    Args:
-        stored: Float16, float32 or float64 numbers, ``(N, D)``.
-        precision: Type of the product's factors.
-        labels: Label of each vector, to name one that is not finite.
-
-    Raises:
-        ValueError: If a number is not finite.
-    """
-    largest = float(_largest(stored))
-    if not largest < float("inf"):
-        row = int(_largest(stored, dim=1).isfinite().long().argmin())
-        raise ValueError(
-            f"The vector of label {labels[row]} holds NaN or infinite values, which are not numbers."
-        )
-    exponent = int(torch.frexp(torch.tensor(largest, dtype=torch.float64))[1])
-    if abs(exponent) <= _SAFE_EXPONENT:
-        exponent = 0
-    values = operand(stored, exponent, precision)
-    norm = float(torch.linalg.vector_norm(values, dim=1, dtype=torch.float64).max())
-    error = 0.0
-    if exponent or stored.dtype == torch.float64 or precision != "float32":
-        error = float(torch.linalg.vector_norm(_scaled(stored, exponent) - values.double(), dim=1).max())
-    return Measures(exponent, max(1.0, largest * 2.0**-exponent), norm, error)
-
-
-def operand(stored: Tensor, exponent: int, precision: Precision) -> Tensor:
+def operand(stored: Tensor, exponent: int, precision: Precision, centre: Tensor | None = None) -> Tensor:
     """A tile as it is multiplied, ``(N, D)``."""
-    return _rounded(_scaled(stored, exponent) if exponent else stored, precision)
-
-
-def error_bound(asked: Queries, tile: Measures, precision: Precision) -> Tensor:
-    """How far each query's approximate scores of a tile can be from the exact ones, ``(Q,)`` float64.
-
-    Rounded sums of D products, in any order, are off by gamma_D = D·u / (1 - D·u) times the norms (Higham,
-    2002, Accuracy and Stability of Numerical Algorithms, section 3.1). By Cauchy-Schwarz, rounding the
-    factors costs the norm of what it took away times the norm of the other factor.
-    """
-    dim = asked.values.shape[1]
-    rounding = dim * _UNIT[precision]
-    gamma = rounding / (1 - rounding)
-    product = gamma * asked.norms * tile.norm
-    factors = asked.errors * tile.norm + (asked.norms + asked.errors) * tile.error
-    lost = times_power(
-        torch.full_like(asked.norms, dim * _SMALLEST_DOUBLE), -asked.exponents[:, 0] - tile.exponent
-    )
-    return (product + factors) * _SLACK + 4 * dim * _SMALLEST * tile.largest + lost
-
-
-def product(vectors: Tensor, asked: Tensor, out: Tensor) -> None:
-    """Write scores into ``out``, ``(N, Q)``: on a CPU this order is up to 1.7 times as fast as the other."""
-    with _full_accumulation():
-        if vectors.dtype == torch.float32:
-            torch.mm(vectors, asked.T, out=out)
-        elif vectors.is_cuda:
-            out.copy_(torch.mm(vectors, asked.T, out_dtype=torch.float32))
-        else:  # a CPU would round the result to bfloat16, too
-            torch.mm(vectors.float(), asked.float().T, out=out)
+    scaled = scaled_by(stored, exponent) if exponent else stored
+    if centre is not None:
+        scaled = scaled - (centre if scaled.dtype == torch.float64 else centre.float())
+    return _rounded(scaled, precision)
 
 
 def times_power(numbers: Tensor, exponents: Tensor) -> Tensor:
@@ -155,7 +84,7 @@ def times_power(numbers: Tensor, exponents: Tensor) -> Tensor:
     return numbers * step * step * torch.exp2((exponents - 2 * third).double())
 
 
-def _largest(matrix: Tensor, dim: int | None = None) -> Tensor:
+def largest_of(matrix: Tensor, dim: int | None = None) -> Tensor:
     """The largest magnitude, NaN if there is one, of all or of each row."""
     if dim is None:
         low, high = torch.aminmax(matrix)
@@ -164,24 +93,12 @@ def _largest(matrix: Tensor, dim: int | None = None) -> Tensor:
     return torch.maximum(-low, high)
 
 
-def _scaled(stored: Tensor, exponent: int) -> Tensor:
+def scaled_by(stored: Tensor, exponent: int) -> Tensor:
+    """A tile divided by a power of two, in float64."""
+    if not exponent:
+        return stored.double()
     return times_power(stored.double(), torch.tensor(-exponent, device=stored.device))
 
 
 def _rounded(matrix: Tensor, precision: Precision) -> Tensor:
     return matrix.to(torch.float32 if precision == "float32" else torch.bfloat16)
-
-
-@contextmanager
-def _full_accumulation() -> Iterator[None]:
-    """Suspend the reduced precision of products that training may have asked for, and autocast."""
-    precision = torch.get_float32_matmul_precision()
-    reduced = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced

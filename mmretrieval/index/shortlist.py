@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from mmretrieval.index.candidates import Candidates, rounded_down
+from mmretrieval.index.candidates import Candidates, Listed, rounded_down
 from mmretrieval.index.faiss_products import largest_products
 
 _MORE = 16
@@ -16,24 +14,12 @@ _LARGEST = 1_024
 """FAISS' selection of more than so many takes longer than a table of all scores."""
 
 
-class Shortlist(NamedTuple):
-    """What was listed.
-
-    Args:
-        candidates: All pairs that can be among the best, of the queries that are decided.
-        undecided: Queries with more vectors within the error than were listed, ``(U,)``.
-    """
-
-    candidates: Candidates
-    undecided: Tensor
+def is_worthwhile(rows: int, k: int) -> bool:
+    """Whether on a CPU a list is faster than a table of all scores of so many rows."""
+    return k + _MORE <= min(_LARGEST, rows // 4)
 
 
-def is_worthwhile(values: Tensor, k: int) -> bool:
-    """Whether a list is faster than a table of all scores."""
-    return not values.is_cuda and k + _MORE <= min(_LARGEST, len(values) // 4)
-
-
-def shortlist(values: Tensor, asked: Tensor, known: Tensor, slack: Tensor) -> Shortlist:
+def shortlist(values: Tensor, asked: Tensor, known: Tensor, slack: Tensor) -> Listed:
     """List the vectors of a tile that can be among each query's best.
 
     Args:
@@ -43,7 +29,7 @@ def shortlist(values: Tensor, asked: Tensor, known: Tensor, slack: Tensor) -> Sh
         slack: How far approximate scores can be from exact ones, ``(Q,)`` float64.
     """
     k = known.shape[1]
-    found = largest_products(values.float().numpy(), asked.float().numpy(), k + _MORE)
+    found = largest_products(values.numpy(), asked.numpy(), k + _MORE)
     scores, rows = torch.from_numpy(found[0]), torch.from_numpy(found[1])
     # Of what is listed or known, k have at least this score.
     at_least = torch.cat([scores[:, :k].double() - slack[:, None], known], dim=1)
@@ -53,4 +39,4 @@ def shortlist(values: Tensor, asked: Tensor, known: Tensor, slack: Tensor) -> Sh
     queries, places = ((scores >= reached[:, None]) & decided[:, None]).nonzero(as_tuple=True)
     listed = rows[queries, places]
     order = listed.argsort()  # reads the tile in the order of memory
-    return Shortlist(Candidates(listed[order], queries[order]), (~decided).nonzero()[:, 0])
+    return Listed([Candidates(listed[order], queries[order])], (~decided).nonzero()[:, 0])

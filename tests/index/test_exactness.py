@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import faiss
 import numpy as np
@@ -11,10 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmretrieval.index import ExactIndex, FaissIndex
+from mmretrieval.index.products import fastest
 from mmretrieval.index.shortlist import shortlist
 
 EXAMPLES = int(os.environ.get("MMRETRIEVAL_EXAMPLES", "400"))
-KINDS = ("random", "duplicates", "grid", "collapsed", "nearly collapsed", "sorted")
+KINDS = (
+    "random",
+    "duplicates",
+    "grid",
+    "collapsed",
+    "nearly collapsed",
+    "sorted",
+    "close",
+    "misleading",
+    "norms",
+    "far from zero",
+)
+FACTORS = ["float32", *({fastest("float32", torch.device("cpu"))} - {"float32"})]
+"""What this processor can multiply fast."""
+
+
+def multiplying(precision):
+    return patch("mmretrieval.index.exact.fastest", lambda asked_for, device: precision)
 
 
 @dataclass
@@ -51,6 +70,16 @@ def vectors(rng, kind, count, dim):
         return np.repeat(drawn[:1], count, axis=0)
     if kind == "nearly collapsed":
         return drawn[:1] + 1e-7 * drawn
+    if kind == "close":  # for bfloat16 they are the same but for a few digits
+        return drawn[:1] + 2.0**-9 * drawn
+    if kind == "misleading":  # rounding to bfloat16 takes from the best and adds to the others
+        others = np.where(np.arange(dim) % 2, 2.0**-8 + 2.0**-12, 2.0**-9)
+        above = np.where(rng.random((count, 1)) < 0.1, 2.0**-8 - 2.0**-12, others)
+        return 1 + above + 2.0**-20 * rng.integers(-3, 4, (count, 1))
+    if kind == "norms":
+        return drawn * 2.0 ** rng.integers(-30, 5, (count, 1))
+    if kind == "far from zero":
+        return 10 ** rng.uniform(-1, 2) * rng.normal(size=(1, dim)) + drawn
     if kind == "sorted":  # the best of a query are neighbours
         return drawn[np.argsort(drawn[:, 0])]
     return drawn
@@ -60,7 +89,9 @@ def make_case(seed, kind, count, dim, queries, k, dtype, exponent=0):
     rng = np.random.default_rng(seed)
     scale = 2.0**exponent if dtype != np.float16 else 1.0
     pool = (vectors(rng, kind, count, dim) * scale).astype(dtype)
-    asked = (vectors(rng, "grid" if kind == "grid" else "random", queries, dim) / scale).astype(np.float32)
+    asked = (vectors(rng, kind if kind in ("grid", "misleading") else "random", queries, dim) / scale).astype(
+        np.float32
+    )
     # 0 and 1 are used, 2 only sometimes.
     groups = np.sort(rng.integers(0, rng.integers(2, 4), count))
     return Case(pool, asked, rng.permutation(3 * count)[:count], groups, k)
@@ -97,24 +128,25 @@ cases = st.builds(
 @settings(max_examples=EXAMPLES)
 @given(
     case=cases,
-    precision=st.sampled_from(["float32", "bfloat16"]),
+    precision=st.sampled_from(FACTORS),
     pool_block=st.sampled_from([1, 7, 33, 64, 1000]),
     query_block=st.sampled_from([1, 2, 4, 64]),
     groups=st.sampled_from([None, [0], [1], [0, 2], [2], [7], []]),
 )
 def test_labels_are_those_of_brute_force(case, precision, pool_block, query_block, groups):
-    index = fill(ExactIndex("cpu", pool_block, query_block, precision), case)
-    assert_exact(index, case, groups)
+    with multiplying(precision):
+        assert_exact(fill(ExactIndex("cpu", pool_block, query_block), case), case, groups)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", FACTORS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 10, 300])
 def test_groups_of_rows_hide_nothing(kind, precision, k):
     # Large enough for maxima of 32 rows, and tiles that do not divide the pool.
     case = make_case(0, kind, 3_000, 16, 12, k, np.float32)
-    assert_exact(fill(ExactIndex("cpu", 1_499, 7, precision), case), case)
-    assert_exact(fill(ExactIndex("cpu", 1_499, 7, precision), case), case, [1])
+    with multiplying(precision):
+        assert_exact(fill(ExactIndex("cpu", 1_499, 7), case), case)
+        assert_exact(fill(ExactIndex("cpu", 1_499, 7), case), case, [1])
 
 
 @pytest.mark.parametrize("more", [None, 0, 1, 16])
@@ -122,11 +154,23 @@ def test_groups_of_rows_hide_nothing(kind, precision, k):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_lists_and_tables_of_scores_find_the_same(monkeypatch, kind, more, dtype):
     if more is None:  # tables only
-        monkeypatch.setattr("mmretrieval.index.scored_tile.is_worthwhile", lambda values, k: False)
+        monkeypatch.setattr("mmretrieval.index.scored_tile.is_worthwhile", lambda rows, k: False)
     else:
         monkeypatch.setattr("mmretrieval.index.shortlist._MORE", more)
     for exponent in (0, 70):
         case = make_case(2, kind, 900, 31, 20, 5, dtype, exponent)
+        with multiplying("float32"):
+            assert_exact(fill(ExactIndex(pool_block=400), case), case)
+
+
+@pytest.mark.skipif("bfloat16" not in FACTORS, reason="needs a processor that multiplies bfloat16")
+@pytest.mark.parametrize("rows_per_candidate", [-1, 100, 1])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_queries_that_bfloat16_leaves_undecided_find_the_same(monkeypatch, kind, rows_per_candidate, dtype):
+    monkeypatch.setattr("mmretrieval.index.scored_tile._ROWS_PER_CANDIDATE", rows_per_candidate)
+    for exponent in (0, -70):
+        case = make_case(3, kind, 900, 31, 20, 5, dtype, exponent)
         assert_exact(fill(ExactIndex(pool_block=400), case), case)
 
 
@@ -142,19 +186,22 @@ def test_a_list_says_for_which_queries_it_is_too_short():
     can_be = scores >= best[:, None]
     assert 0 in found.undecided.tolist()
     assert 1 not in found.undecided.tolist()
-    listed = set(zip(*(array.tolist() for array in reversed(found.candidates)), strict=True))
+    (candidates,) = found.candidates
+    listed = set(zip(*(array.tolist() for array in reversed(candidates)), strict=True))
     for query in set(range(8)) - set(found.undecided.tolist()):
         assert {(query, row) for row in np.flatnonzero(can_be[query]).tolist()} <= listed
     assert not {query for query, _ in listed} & set(found.undecided.tolist())
 
 
 def test_candidates_come_in_portions(monkeypatch):
-    monkeypatch.setattr("mmretrieval.index.scored_tile.is_worthwhile", lambda values, k: False)
+    monkeypatch.setattr("mmretrieval.index.scored_tile.is_worthwhile", lambda rows, k: False)
     monkeypatch.setattr("mmretrieval.index.candidates._PORTION", 100)
     monkeypatch.setattr("mmretrieval.index.ranking._LEAST_WIDTH", 3)
     for kind in KINDS:
         case = make_case(1, kind, 700, 12, 9, 5, np.float32)
-        assert_exact(fill(ExactIndex(pool_block=300), case), case)
+        for precision in FACTORS:
+            with multiplying(precision):
+                assert_exact(fill(ExactIndex(pool_block=300), case), case)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
