@@ -10,6 +10,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from data_modules.synthetic.drawing import draw_entity, draw_scene
+from data_modules.synthetic.genres import catalogue_entry, news_caption
 from data_modules.synthetic.judgements import Judgement, JudgementSampler
 from data_modules.synthetic.scenes import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneSampler
 from data_modules.synthetic.texts import canonical_caption, caption, change_text, passage, questions
@@ -37,8 +38,10 @@ KINDS = (
     "rewritten",
     "compared_pictures",
     "compared_texts",
+    "compared_simple_texts",
     "portrait",
     "judged",
+    "judged_simply",
     "judged_by_name",
     "changed",
 )
@@ -102,6 +105,7 @@ class DialogueSampler:
         self._held_out = held_out
         self._scenes = SceneSampler(rng, held_out=held_out, excluded=excluded)
         self._judgements = JudgementSampler(rng, self._scenes, held_out=held_out)
+        self._simple = JudgementSampler(rng, self._scenes, held_out=held_out, candidates=1, simple=True)
 
     def dialogue(self, kinds: Mapping[str, float]) -> Dialogue:
         """Draw a dialogue.
@@ -150,7 +154,13 @@ class DialogueSampler:
 
     def compared_texts(self) -> Dialogue:
         """Two texts, about the same scene or about two."""
-        scene = self._scenes.scene(self._rng.choice((1, 1, 2, 3)))
+        return self._compared_texts(self._scenes.scene())
+
+    def compared_simple_texts(self) -> Dialogue:
+        """Two texts about a single group of objects: the simplest there is to learn comparing from."""
+        return self._compared_texts(self._scenes.scene(1))
+
+    def _compared_texts(self, scene: Scene) -> Dialogue:
         other, same = self._same_or_other(scene)
         prompt = f"{self._text(scene)}\n{self._text(other)}\n{self._rng.choice(SAME_TEXTS_PROMPTS)}"
         return Dialogue((), (Turn(prompt, str(same), "text-text match"),))
@@ -167,9 +177,13 @@ class DialogueSampler:
         """A query and candidates as a reranker asks, and what a picture shows."""
         return self._judged(self._judgements.judgement())
 
+    def judged_simply(self) -> Dialogue:
+        """A query and one candidate, each of a single group of objects."""
+        return self._judged(self._simple.judgement())
+
     def judged_by_name(self) -> Dialogue:
-        """The name of an entity with a question about it, and passages."""
-        return self._judged(self._judgements.named_entity_to_passage())
+        """The name of an entity with a question about it, and a passage: what is to be told can be read."""
+        return self._judged(self._simple.named_entity_to_passage())
 
     def _judged(self, asked: Judgement) -> Dialogue:
         prompt, query = _PROMPTS.of(asked.task), _said(asked.query)
@@ -201,15 +215,13 @@ class DialogueSampler:
         return Turn(f"{self._text(other)}\n{self._rng.choice(MATCH_PROMPTS)}", str(same), "image-text match")
 
     def _same_or_other(self, scene: Scene) -> tuple[Scene, bool]:
-        """The scene itself in half the cases; else one that is other in little or in much, or any."""
-        draw = self._rng.random()
-        if draw < 0.5:
+        """The scene itself in half the cases; else one that is other in little or in much."""
+        if self._rng.random() < 0.5:
             return scene, True
-        other = self._scenes.distractor(scene) if draw < 0.9 else self._scenes.scene(len(scene.groups))
-        return other, other == scene
+        return self._scenes.distractor(scene), False
 
     def _text(self, scene: Scene) -> str:
-        return self._rng.choice((caption, caption, caption, passage))(scene, self._rng)
+        return self._rng.choice((caption, caption, passage, news_caption, catalogue_entry))(scene, self._rng)
 
     def _picture(self, scene: Scene) -> Image.Image:
         return draw_scene(scene, self._rng.getrandbits(32))

@@ -54,12 +54,19 @@ class JudgementSampler:
         scenes: Draws scenes of the split.
         held_out: Whether facts are those of the test split instead of the training's.
         candidates: How many there are of a query.
+        simple: Whether scenes have a single group, and questions about two are not asked.
     """
 
     def __init__(
-        self, rng: random.Random, scenes: SceneSampler, *, held_out: bool, candidates: int = 3
+        self,
+        rng: random.Random,
+        scenes: SceneSampler,
+        *,
+        held_out: bool,
+        candidates: int = 3,
+        simple: bool = False,
     ) -> None:
-        self._rng, self._scenes, self._count = rng, scenes, candidates
+        self._rng, self._scenes, self._count, self._simple = rng, scenes, candidates, simple
         self._contents = ContentSampler(rng, scenes)
         self._facts = _FACTS["test" if held_out else "train"]
 
@@ -67,8 +74,8 @@ class JudgementSampler:
         """Draw a judgement of any task; composed queries are asked most."""
         kinds: dict[Callable[[], Judgement], int] = {
             self.text_to_picture: 10,
-            self.question_to_passage: 6,
-            self.text_to_both: 8,
+            self.question_to_passage: 0 if self._simple else 6,
+            self.text_to_both: 0 if self._simple else 8,
             self.picture_to_text: 8,
             self.twin: 8,
             self.entity_to_passage: 18,
@@ -79,20 +86,15 @@ class JudgementSampler:
 
     def text_to_picture(self) -> Judgement:
         """A text, and pictures of its scene or others."""
-        scene = self._scenes.scene(self._rng.choice((1, 1, 2, 3)))
+        scene = self._some_scene()
         others = self._others(scene)
         found = self._judged(others, Modality.IMAGE, self._contents.of_scene, scene.__eq__)
         return Judgement("task0", Content(self._contents.text(scene)), found, _last_shown(found, others))
 
     def picture_to_text(self) -> Judgement:
         """A picture, and texts about its scene or others."""
-        scene = self._scenes.scene(self._rng.choice((1, 1, 2, 3)))
-        found = self._judged(
-            self._others(scene),
-            Modality.TEXT,
-            self._contents.of_scene,
-            scene.__eq__,
-        )
+        scene = self._some_scene()
+        found = self._judged(self._others(scene), Modality.TEXT, self._contents.of_scene, scene.__eq__)
         return Judgement("task3", Content(None, self._contents.picture(scene)), found, scene)
 
     def question_to_passage(self) -> Judgement:
@@ -120,19 +122,14 @@ class JudgementSampler:
 
     def twin(self) -> Judgement:
         """Pictures of the same scene or not."""
-        scene = self._scenes.scene(self._rng.choice((1, 1, 2, 3)))
-        found = self._judged(
-            self._others(scene),
-            Modality.IMAGE,
-            self._contents.of_scene,
-            scene.__eq__,
-        )
+        scene = self._some_scene()
+        found = self._judged(self._others(scene), Modality.IMAGE, self._contents.of_scene, scene.__eq__)
         return Judgement("task4", Content(None, self._contents.picture(scene)), found, scene)
 
     def change(self) -> Judgement:
         """A picture with a change, and pictures that result, or that have another change or none."""
         rng, scenes = self._rng, self._scenes
-        before = scenes.scene(rng.choice((1, 1, 2, 3)))
+        before = self._some_scene()
         after = scenes.variant(before)
         shown = []
         for _ in range(self._count):
@@ -183,6 +180,9 @@ class JudgementSampler:
                 modality = self._rng.choice([other for other in Modality if other != target])
             found.append(Judged(content(thing, modality, *words), modality == target and fits(thing)))
         return tuple(found)
+
+    def _some_scene(self) -> Scene:
+        return self._scenes.scene(1 if self._simple else self._rng.choice((1, 1, 2, 3)))
 
     def _others(self, scene: Scene) -> list[Scene]:
         """For each candidate the scene itself, or mostly a near-duplicate."""
