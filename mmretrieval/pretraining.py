@@ -79,6 +79,7 @@ class GenerativePretraining(LightningModule):
             if data.start is None
             else LlavaNextForConditionalGeneration.from_pretrained(data.start, dtype=torch.float32)
         )
+        self.model.train(self.training)  # transformers loads in evaluation mode
         if self._frozen_tower:
             self.model.model.vision_tower.requires_grad_(requires_grad=False)
 

@@ -86,3 +86,31 @@ def gradients(module, batch, rows):
     loss.backward()
     found = [p.grad.clone() for p in trained.model.parameters() if p.grad is not None]
     return [loss.detach(), *found]
+
+
+def test_going_on_keeps_tokenizer_and_frozen_tower_and_trains_the_rest(fitted, tmp_path):
+    _, _, folder, _ = fitted
+    before = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
+    data = DialogueDataModule(
+        batch_size=4,
+        phases=[Phase(2, {"judged_simply": 1})],
+        validation_batches=1,
+        num_workers=0,
+        start=folder,
+    )
+    module = GenerativePretraining(lambda p: torch.optim.AdamW(p, lr=1e-2), warmup_steps=1, frozen_tower=True)
+    evaluation = GenerativeEvaluation(tmp_path / "further", dialogues=2, batch_size=2)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[evaluation],
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    after = module.model.float().state_dict()
+    moved = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-3)}
+    assert any("language_model" in name for name in moved)
+    assert not any("vision_tower" in name for name in moved)
+    old, new = (load_processor(str(place)).tokenizer.get_vocab() for place in (folder, tmp_path / "further"))
+    assert old == new
+    assert "2 steps of 4 dialogues" in (tmp_path / "further/README.md").read_text()
+    assert "judged_simply" in (tmp_path / "further/README.md").read_text()
