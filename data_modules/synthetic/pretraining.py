@@ -164,7 +164,8 @@ class DialogueDataModule(LightningDataModule):
     Args:
         architecture: Sizes of the model, which fix its tokenizer and processor.
         batch_size: Dialogues a step and rank.
-        phases: What is trained in the one epoch, one after another.
+        phases: What is trained in the one epoch, one after another. ``None``: 800 steps that teach to see, so
+            that guessing is not learnt first, and 3,300 of everything.
         validation_batches: Batches of a validation.
         tiled_every: Every how many-th batch shows any-resolution tiles instead of whole pictures.
         num_workers: Drawing processes.
@@ -177,7 +178,7 @@ class DialogueDataModule(LightningDataModule):
         self,
         architecture: SmallMLLM | None = None,
         batch_size: int = 32,
-        phases: Sequence[Phase] = PHASES,
+        phases: Sequence[Phase] | None = None,
         validation_batches: int = 4,
         tiled_every: int = 10,
         num_workers: int = 1,
@@ -187,7 +188,7 @@ class DialogueDataModule(LightningDataModule):
         super().__init__()
         self.architecture = architecture or SmallMLLM()
         self.batch_size = batch_size
-        self.phases = list(phases)
+        self.phases = list(PHASES if phases is None else phases)
         self.validation_batches = validation_batches
         self.tiled_every = tiled_every
         self.num_workers = num_workers
