@@ -1,5 +1,6 @@
 import pytest
 import torch
+from encoders import SMALLEST
 from lightning import Trainer
 from transformers import AutoModelForImageTextToText
 
@@ -9,33 +10,29 @@ from data_modules.synthetic.phases import SEEING, TALKING, Phase
 from data_modules.synthetic.pretraining import DialogueCollator, DialogueDataset
 from mmretrieval import GenerativePretraining
 from mmretrieval.encoder.backbone import load_processor
-from mmretrieval.encoder.small_mllm import SmallMLLM
 
-TINY = SmallMLLM(
-    vocabulary=400,
-    image_side=32,
-    patch_side=16,
-    vision_width=32,
-    vision_layers=1,
-    width=64,
-    layers=1,
-    mlp_width=128,
-)
+
+def trainer_of(evaluation, folder):
+    return Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[evaluation],
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretraining")
     data = DialogueDataModule(
-        TINY, batch_size=8, phases=[Phase(6, SEEING), Phase(6, TALKING)], validation_batches=1, num_workers=0
+        SMALLEST,
+        batch_size=8,
+        phases=[Phase(6, SEEING), Phase(6, TALKING)],
+        validation_batches=1,
+        num_workers=0,
     )
     module = GenerativePretraining(lambda p: torch.optim.AdamW(p, lr=3e-3), warmup_steps=2)
     evaluation = GenerativeEvaluation(folder / "assets", dialogues=4, batch_size=4)
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[evaluation],
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        default_root_dir=folder,
-    )  # fmt: skip
+    trainer = trainer_of(evaluation, folder)
     losses = []
     step = module.training_step
     module.training_step = lambda batch, batch_idx: losses.append(loss := step(batch, batch_idx)) or loss
@@ -69,7 +66,7 @@ def test_the_card_tells_what_was_measured(fitted):
 
 def test_dialogues_in_parts_have_the_loss_and_gradient_of_the_whole_batch(fitted):
     module, *_ = fitted
-    data = DialogueDataModule(TINY, batch_size=8, num_workers=0)
+    data = DialogueDataModule(SMALLEST, batch_size=8, num_workers=0)
     data.setup("fit")
     samples = [DialogueDataset(3, held_out=False)[index, False] for index in range(8)]
     batch = DialogueCollator(data.processor)(samples)
@@ -100,12 +97,7 @@ def test_going_on_keeps_tokenizer_and_frozen_tower_and_trains_the_rest(fitted, t
     )
     module = GenerativePretraining(lambda p: torch.optim.AdamW(p, lr=1e-2), warmup_steps=1, frozen_tower=True)
     evaluation = GenerativeEvaluation(tmp_path / "further", dialogues=2, batch_size=2)
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[evaluation],
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-    )  # fmt: skip
-    trainer.fit(module, data)
+    trainer_of(evaluation, tmp_path).fit(module, data)
     after = module.model.float().state_dict()
     moved = {name for name in before if not torch.allclose(before[name], after[name], atol=1e-3)}
     assert any("language_model" in name for name in moved)

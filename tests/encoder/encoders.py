@@ -7,6 +7,19 @@ import torch
 from mmretrieval.content import Candidate, Content
 from mmretrieval.encoder.adapters import LoRA
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
+from mmretrieval.encoder.small_mllm import SmallMLLM
+
+SMALLEST = SmallMLLM(
+    vocabulary=400,
+    image_side=32,
+    patch_side=16,
+    vision_width=32,
+    vision_layers=1,
+    width=64,
+    layers=1,
+    mlp_width=128,
+)
+"""Sizes of a small MLLM to pre-train in a test."""
 
 
 def make(base, **options):

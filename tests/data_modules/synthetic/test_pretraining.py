@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 import torch
+from encoders import SMALLEST
 
 from data_modules.synthetic.dialogues import KINDS, DialogueSampler
 from data_modules.synthetic.phases import SEEING, TALKING, Phase
@@ -14,25 +15,13 @@ from data_modules.synthetic.pretraining import (
     DialogueDataset,
 )
 from data_modules.synthetic.scenes import HELD_OUT_PAIRS
-from mmretrieval.encoder.small_mllm import SmallMLLM
 from mmretrieval.errors import UserError
-
-TINY = SmallMLLM(
-    vocabulary=400,
-    image_side=32,
-    patch_side=16,
-    vision_width=32,
-    vision_layers=1,
-    width=64,
-    layers=1,
-    mlp_width=128,
-)
 
 
 @pytest.fixture(scope="module")
 def data():
     phases = [Phase(2, SEEING), Phase(2, TALKING)]
-    module = DialogueDataModule(TINY, batch_size=6, phases=phases, tiled_every=2, num_workers=0)
+    module = DialogueDataModule(SMALLEST, batch_size=6, phases=phases, tiled_every=2, num_workers=0)
     module.setup("fit")
     return module
 
