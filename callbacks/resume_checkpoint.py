@@ -40,6 +40,15 @@ class ResumeCheckpoint(ModelCheckpoint):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._find_folder(trainer)
+
+    @override
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        # Lightning looks for "last" before it calls setup, and would look in the logger's folder.
+        self._find_folder(trainer)
+        return super()._find_last_checkpoints(trainer)
+
+    def _find_folder(self, trainer: Trainer) -> None:
         if self.folder is None:
             self.dirpath = str(Path(trainer.default_root_dir, "checkpoints"))
 
