@@ -16,6 +16,7 @@ from mmretrieval.content import Candidate, Content, Query
 from mmretrieval.encoder.backbone import Loading
 from mmretrieval.encoder.pictures import PictureOptions, content_key
 from mmretrieval.errors import UserError
+from mmretrieval.rerank.describing import Description
 from mmretrieval.rerank.shared_prefix import last_states
 from mmretrieval.rerank.zero_shot import ZeroShotReranker
 
@@ -48,6 +49,7 @@ class ListwiseReranker(ZeroShotReranker):
         kept_gib: How much of pictures' features is kept, in GiB.
         pixel_rows: Most tiles or patches that go through the vision tower at a time; ``None``: no limit.
         share_prefix: Whether what prompts share is computed once; scores are the same either way.
+        describe: If given, the model first puts pictures into words, once each, and compares these.
 
     Raises:
         UserError: If an argument is out of range.
@@ -69,6 +71,7 @@ class ListwiseReranker(ZeroShotReranker):
         kept_gib: float = 1.0,
         pixel_rows: int | None = None,
         share_prefix: bool = True,
+        describe: Description | None = None,
     ) -> None:
         super().__init__(
             base,
@@ -81,6 +84,7 @@ class ListwiseReranker(ZeroShotReranker):
             kept_gib=kept_gib,
             pixel_rows=pixel_rows,
             share_prefix=share_prefix,
+            describe=describe,
         )
         if not 2 <= window <= len(_LETTERS) or permutations < 1:
             raise UserError(
@@ -121,6 +125,7 @@ class ListwiseReranker(ZeroShotReranker):
         if len(candidates) < 2:
             return torch.ones(len(candidates))
         self.load()
+        query, candidates = self._in_words(query, candidates)
         windows = self._windows(candidates)
         prompts = [self._prompt(query, [candidates[n] for n in window]) for window in windows]
         contents = [[query.content, *(candidates[n].content for n in window)] for window in windows]

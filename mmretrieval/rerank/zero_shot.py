@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -30,6 +31,7 @@ from mmretrieval.encoder.pictures import PictureOptions, picture_processor
 from mmretrieval.encoder.prompts import Frame, chat_frame
 from mmretrieval.encoder.verification import verify_discovered
 from mmretrieval.errors import UserError
+from mmretrieval.rerank.describing import Description, PictureDescriber
 from mmretrieval.rerank.pairs import PairProcessor, Pairs
 from mmretrieval.rerank.picture_bank import PictureBank
 from mmretrieval.rerank.prompts import RerankPrompts
@@ -39,7 +41,8 @@ from mmretrieval.rerank.shared_prefix import can_share, last_states
 class ZeroShotReranker(nn.Module):
     """Scores candidates by the probability of ``True`` after a prompt (MM-Embed, https://arxiv.org/abs/2411.02571).
 
-    The score is the softmax over the logits of the two answers at the prompt's end; nothing is generated.
+    The score is the softmax over the logits of the two answers at the prompt's end; nothing is generated, but
+    descriptions of pictures where ``describe`` asks for them.
     What the prompts of a query share goes through the model once, a picture through the vision tower once.
 
     Args:
@@ -54,6 +57,7 @@ class ZeroShotReranker(nn.Module):
         kept_gib: How much of pictures' features is kept, in GiB.
         pixel_rows: Most tiles or patches that go through the vision tower at a time; ``None``: no limit.
         share_prefix: Whether what prompts share is computed once; scores are the same either way.
+        describe: If given, the model first puts pictures into words, once each, and judges these.
 
     Raises:
         UserError: If an argument is out of range.
@@ -75,6 +79,7 @@ class ZeroShotReranker(nn.Module):
         kept_gib: float = 1.0,
         pixel_rows: int | None = None,
         share_prefix: bool = True,
+        describe: Description | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -92,7 +97,7 @@ class ZeroShotReranker(nn.Module):
         if not kept_gib >= 0:
             raise UserError(f"reranker.kept_gib {kept_gib}: must be at least 0")
         self.rows, self.kept_gib, self.pixel_rows = rows, kept_gib, pixel_rows
-        self.share_prefix = share_prefix
+        self.share_prefix, self.describe = share_prefix, describe
         self.model: Any = None
 
     def load(self) -> None:
@@ -115,6 +120,7 @@ class ZeroShotReranker(nn.Module):
         """Leave the device: move the weights to the CPU, and forget the pictures."""
         self.cpu()
         self.__dict__.pop("_pair_processor", None)
+        self.__dict__.pop("_describer", None)
 
     @cached_property
     def family(self) -> Family:
@@ -158,7 +164,21 @@ class ZeroShotReranker(nn.Module):
             candidates: At least one.
             task: The dataset-task, which chooses the prompt.
         """
+        query, candidates = self._in_words(query, candidates)
         return self._pair_processor(self.prompts.of(task), query, candidates)
+
+    def _in_words(self, query: Query, candidates: Sequence[Candidate]) -> tuple[Query, list[Candidate]]:
+        """Query and candidates as they are judged: with descriptions for pictures, if that is asked for."""
+        if self.describe is None:
+            return query, list(candidates)
+        contents = [query.content, *(candidate.content for candidate in candidates)]
+        asked, *found = self._describer.in_words(contents)
+        return replace(query, content=asked), [Candidate(content) for content in found]
+
+    @cached_property
+    def _describer(self) -> PictureDescriber:
+        assert self.describe is not None
+        return PictureDescriber(self.model, self._processor, self.describe, self.pictures.max_pixels)
 
     @torch.inference_mode()
     def score(self, query: Query, candidates: Sequence[Candidate], task: str = "") -> Tensor:
@@ -225,7 +245,9 @@ class ZeroShotReranker(nn.Module):
         """Return a hex digest of all that decides the scores of a task: weights, prompt and settings."""
         facts = (self.prompts.of(task), self.answers, self.max_text_tokens, self._frame, self.pictures)
         loading = (self.loading.dtype, self.loading.quantization, self.loading.parts)
-        return blake2b(repr((self._base_hash, *facts, *loading)).encode(), digest_size=16).hexdigest()
+        described = () if self.describe is None else (self.describe,)
+        all_facts = (self._base_hash, *facts, *loading, *described)
+        return blake2b(repr(all_facts).encode(), digest_size=16).hexdigest()
 
     @cached_property
     def _base_hash(self) -> str:

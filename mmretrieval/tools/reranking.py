@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from mmretrieval.errors import UserError
+from mmretrieval.tools.retrievers import description
 
 _CONFIGS = ("config_test.yaml", "config_validate.yaml", "config.yaml")
 _DATA = ("root", "size", "data_seed")
@@ -25,6 +26,7 @@ def rerank(
     qrels: Path | None = None,
     dtype: str = "float32",
     chat: bool = True,
+    describe: bool | None = None,
     devices: int = 1,
 ) -> None:
     """Reorder a run's best candidates by an MLLM's True or False, and say what that gained and lost.
@@ -44,6 +46,8 @@ def rerank(
         qrels: A file of qrels or a folder of them; by default those beside the run files, or the data's.
         dtype: float32, bfloat16 or float16.
         chat: Whether prompts are turns of the model's chat template; false for a model without one.
+        describe: Whether the MLLM first puts pictures into words and judges these; by default only the
+            embedded one does.
         devices: How many processes or GPUs share the work.
     """
     # They take seconds, which other sub-commands need not wait for.
@@ -63,7 +67,13 @@ def rerank(
         writer = RerankWriter(weight=weight, qrels=qrels)
     except ValueError as error:
         raise UserError(str(error)) from error
-    reranker = ZeroShotReranker(model, Loading(dtype=dtype), prompts=prompts, chat=chat)
+    reranker = ZeroShotReranker(
+        model,
+        Loading(dtype=dtype),
+        prompts=prompts,
+        chat=chat,
+        describe=description(model, describe=describe),
+    )
     trainer = Trainer(
         devices=devices,
         default_root_dir=out,

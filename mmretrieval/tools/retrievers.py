@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mmretrieval.rerank.describing import Description
     from mmretrieval.rerank.zero_shot import ZeroShotReranker
     from mmretrieval.retriever import Retriever
 
@@ -54,9 +55,23 @@ def load_reranker(base: str, device: str) -> ZeroShotReranker:
     """
     from mmretrieval.rerank.zero_shot import ZeroShotReranker
 
-    made = ZeroShotReranker(base)
+    made = ZeroShotReranker(base, describe=description(base))
     made.load()
     return made.to(device_of(device))
+
+
+def description(base: str, *, describe: bool | None = None) -> Description | None:
+    """How an MLLM puts pictures into words before it judges them, if it does.
+
+    Args:
+        base: A folder, a hub name, or ``embedded``.
+        describe: Whether it does; by default only the small MLLM that ships does, which judges words far
+            better than pictures.
+    """
+    from mmretrieval.encoder.backbone import EMBEDDED
+    from mmretrieval.rerank.describing import Description
+
+    return Description() if describe or (describe is None and base == EMBEDDED) else None
 
 
 def device_of(device: str) -> str:
