@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from PIL import Image
@@ -12,8 +13,16 @@ from PIL import Image
 from data_modules.synthetic.drawing import draw_entity, draw_scene
 from data_modules.synthetic.genres import catalogue_entry, news_caption
 from data_modules.synthetic.judgements import Judgement, JudgementSampler
+from data_modules.synthetic.phrases import PhraseSampler
 from data_modules.synthetic.scenes import COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneSampler
-from data_modules.synthetic.texts import canonical_caption, caption, change_text, passage, questions
+from data_modules.synthetic.texts import (
+    canonical_caption,
+    caption,
+    change_text,
+    passage,
+    portrait_caption,
+    questions,
+)
 from mmretrieval.content import Content
 from mmretrieval.rerank.prompts import RerankPrompts
 
@@ -39,10 +48,16 @@ KINDS = (
     "compared_pictures",
     "compared_texts",
     "compared_simple_texts",
+    "compared_phrases",
     "portrait",
+    "portrayed",
     "judged",
     "judged_simply",
     "judged_by_name",
+    "judged_topic",
+    "judged_change_by_phrase",
+    "judged_described",
+    "judged_described_simply",
     "changed",
 )
 """What :class:`DialogueSampler` can draw: the names of its methods."""
@@ -104,7 +119,10 @@ class DialogueSampler:
         self._rng = rng
         self._held_out = held_out
         self._scenes = SceneSampler(rng, held_out=held_out, excluded=excluded)
+        self._phrases = PhraseSampler(rng, self._scenes, held_out=held_out)
         self._judgements = JudgementSampler(rng, self._scenes, held_out=held_out)
+        told = partial(JudgementSampler, rng, self._scenes, held_out=held_out, candidates=1, described=True)
+        self._told, self._told_simply = told(), told(simple=True)
         self._simple = JudgementSampler(rng, self._scenes, held_out=held_out, candidates=1, simple=True)
 
     def dialogue(self, kinds: Mapping[str, float]) -> Dialogue:
@@ -160,6 +178,12 @@ class DialogueSampler:
         """Two texts about a single group of objects: the simplest there is to learn comparing from."""
         return self._compared_texts(self._scenes.scene(1))
 
+    def compared_phrases(self) -> Dialogue:
+        """Two phrases that name the same facts of a group: the shortest there is to learn comparing from."""
+        left, right, same = self._phrases.compared()
+        prompt = f"{left}\n{right}\n{self._rng.choice(SAME_TEXTS_PROMPTS)}"
+        return Dialogue((), (Turn(prompt, str(same), "phrase match"),))
+
     def _compared_texts(self, scene: Scene) -> Dialogue:
         other, same = self._same_or_other(scene)
         prompt = f"{self._text(scene)}\n{self._text(other)}\n{self._rng.choice(SAME_TEXTS_PROMPTS)}"
@@ -167,11 +191,20 @@ class DialogueSampler:
 
     def portrait(self) -> Dialogue:
         """One big object and what it is."""
+        colour, shape, picture = self._portrait()
+        return Dialogue((picture,), (Turn("What is this?", f"{colour} {shape}", "portrait"),))
+
+    def portrayed(self) -> Dialogue:
+        """One big object, described."""
+        colour, shape, picture = self._portrait()
+        turn = Turn(self._rng.choice(CAPTION_PROMPTS), portrait_caption(colour, shape), "portrait caption")
+        return Dialogue((picture,), (turn,))
+
+    def _portrait(self) -> tuple[str, str, Image.Image]:
         rng = self._rng
         pairs = [(c, s) for c in COLOURS for s in SHAPES if self._held_out or (c, s) not in HELD_OUT_PAIRS]
         colour, shape = rng.choice(pairs)
-        picture = draw_entity(colour, shape, rng.getrandbits(32))
-        return Dialogue((picture,), (Turn("What is this?", f"{colour} {shape}", "portrait"),))
+        return colour, shape, draw_entity(colour, shape, rng.getrandbits(32))
 
     def judged(self) -> Dialogue:
         """A query and candidates as a reranker asks, and what a picture shows."""
@@ -185,21 +218,37 @@ class DialogueSampler:
         """The name of an entity with a question about it, and a passage: what is to be told can be read."""
         return self._judged(self._simple.named_entity_to_passage())
 
+    def judged_topic(self) -> Dialogue:
+        """A question about an entity that is not named, and a passage that answers it or another question."""
+        return self._judged(self._simple.question_to_topic())
+
+    def judged_change_by_phrase(self) -> Dialogue:
+        """A phrase with a change, and the phrase that results or another."""
+        return self._judged(self._phrases.change())
+
+    def judged_described(self) -> Dialogue:
+        """A query and one candidate, with descriptions in the places of pictures."""
+        return self._judged(self._told.judgement())
+
+    def judged_described_simply(self) -> Dialogue:
+        """The same, with a single group of objects in each."""
+        return self._judged(self._told_simply.judgement())
+
     def _judged(self, asked: Judgement) -> Dialogue:
         prompt, query = _PROMPTS.of(asked.task), _said(asked.query)
         kind, further = f"judgement, {asked.task}", f"judgement, {asked.task}{FURTHER}"
+        contents = [asked.query, *(judged.content for judged in asked.candidates)]
         turns = []
         for number, judged in enumerate(asked.candidates):
             # The first prompt is a reranker's; the others are its end, from where the candidate stands.
             words = prompt if not number else prompt.partition("{query}")[2]
             text = words.format(query=query, candidate=_said(judged.content), instruction="").strip("\n")
             turns.append(Turn(text, str(judged.right), further if number else kind))
-        if asked.shown is not None and self._rng.random() < 0.3:
+        if asked.shown is not None and any(c.image for c in contents) and self._rng.random() < 0.3:
             which = "first" if asked.query.image is not None else "last"
             turns.append(
                 Turn(f"Describe the {which} picture.", canonical_caption(asked.shown), f"caption{FURTHER}")
             )
-        contents = [asked.query, *(judged.content for judged in asked.candidates)]
         return Dialogue(tuple(c.image for c in contents if c.image is not None), tuple(turns))
 
     def changed(self) -> Dialogue:

@@ -55,6 +55,7 @@ class JudgementSampler:
         held_out: Whether facts are those of the test split instead of the training's.
         candidates: How many there are of a query.
         simple: Whether scenes have a single group, and questions about two are not asked.
+        described: Whether words that describe pictures stand in their places.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class JudgementSampler:
         held_out: bool,
         candidates: int = 3,
         simple: bool = False,
+        described: bool = False,
     ) -> None:
         self._rng, self._scenes, self._count, self._simple = rng, scenes, candidates, simple
-        self._contents = ContentSampler(rng, scenes)
+        self._contents = ContentSampler(rng, scenes, described=described)
         self._facts = _FACTS["test" if held_out else "train"]
 
     def judgement(self) -> Judgement:
@@ -88,14 +90,14 @@ class JudgementSampler:
         """A text, and pictures of its scene or others."""
         scene = self._some_scene()
         others = self._others(scene)
-        found = self._judged(others, Modality.IMAGE, self._contents.of_scene, scene.__eq__)
+        found = self._like(scene, others, Modality.IMAGE)
         return Judgement("task0", Content(self._contents.text(scene)), found, _last_shown(found, others))
 
     def picture_to_text(self) -> Judgement:
         """A picture, and texts about its scene or others."""
         scene = self._some_scene()
-        found = self._judged(self._others(scene), Modality.TEXT, self._contents.of_scene, scene.__eq__)
-        return Judgement("task3", Content(None, self._contents.picture(scene)), found, scene)
+        found = self._like(scene, self._others(scene), Modality.TEXT)
+        return Judgement("task3", self._contents.with_scene(scene, None), found, scene)
 
     def question_to_passage(self) -> Judgement:
         """A question, and passages that answer it or are about scenes that it does not fit."""
@@ -123,8 +125,8 @@ class JudgementSampler:
     def twin(self) -> Judgement:
         """Pictures of the same scene or not."""
         scene = self._some_scene()
-        found = self._judged(self._others(scene), Modality.IMAGE, self._contents.of_scene, scene.__eq__)
-        return Judgement("task4", Content(None, self._contents.picture(scene)), found, scene)
+        found = self._like(scene, self._others(scene), Modality.IMAGE)
+        return Judgement("task4", self._contents.with_scene(scene, None), found, scene)
 
     def change(self) -> Judgement:
         """A picture with a change, and pictures that result, or that have another change or none."""
@@ -137,8 +139,8 @@ class JudgementSampler:
                 (scenes.variant(before), before, *(scenes.distractor(after) for _ in range(3)))
             )
             shown.append(after if rng.random() < _SAME else wrong)
-        query = Content(change_text(before, after, rng), self._contents.picture(before))
-        found = self._judged(shown, Modality.IMAGE, self._contents.of_scene, after.__eq__)
+        query = self._contents.with_scene(before, change_text(before, after, rng))
+        found = self._like(after, shown, Modality.IMAGE)
         return Judgement("task7", query, found, before)
 
     def entity_to_passage(self) -> Judgement:
@@ -155,14 +157,28 @@ class JudgementSampler:
         query = Content(f"{fact.colour} {fact.shape}\n{self._question(fact)}")
         return Judgement("task6", query, self._told(fact, Modality.TEXT), None)
 
+    def question_to_topic(self) -> Judgement:
+        """A question about something, and passages that tell it or something else of an entity."""
+        fact = self._rng.choice(self._facts)
+        told = [
+            fact if self._rng.random() < 0.5 else self._rng.choice(self._facts) for _ in range(self._count)
+        ]
+        content = self._contents.of_fact
+        found = tuple(Judged(content(other, Modality.TEXT), other.topic == fact.topic) for other in told)
+        return Judgement("task6", Content(self._question(fact)), found, None)
+
     def _entity(self, task: str, target: Modality) -> Judgement:
         fact = self._rng.choice(self._facts)
-        query = Content(self._question(fact), self._contents.portrait(fact))
+        query = self._contents.with_portrait(fact, self._question(fact))
         return Judgement(task, query, self._told(fact, target), None)
 
     def _told(self, fact: Fact, target: Modality) -> tuple[Judged, ...]:
         others = [self._other_fact(fact) for _ in range(self._count)]
         return self._judged(others, target, self._contents.of_fact, fact.__eq__)
+
+    def _like(self, wanted: Scene, shown: Sequence[Scene], target: Modality) -> tuple[Judged, ...]:
+        """A candidate that tells all for each scene; what is wanted is right."""
+        return self._judged(shown, target, self._contents.of_scene, wanted.__eq__)
 
     def _judged(
         self,
@@ -199,7 +215,7 @@ class JudgementSampler:
         alike = [f for f in self._facts if f.pair == fact.pair and f != fact]
         same = [f for f in self._facts if f.topic == fact.topic and f != fact]
         near = [f for f in same if f.colour == fact.colour or f.shape == fact.shape]
-        return rng.choice(rng.choice((alike, alike, same, near, self._facts)) or self._facts)
+        return rng.choice(rng.choice((alike, near, near, self._facts)) or self._facts)
 
     def _question(self, fact: Fact) -> str:
         topic = TOPICS[fact.topic]

@@ -61,6 +61,11 @@ def canonical_caption(scene: Scene) -> str:
     return f"{scene.background} background: {groups}."
 
 
+def portrait_caption(colour: str, shape: str) -> str:
+    """Say what the portrait of an entity shows, which pre-training asks for."""
+    return f"{colour} {shape}."
+
+
 def size_word(size: str, rng: random.Random) -> str:
     """Say a size in one of several words."""
     return rng.choice(_SIZE_WORDS[size])

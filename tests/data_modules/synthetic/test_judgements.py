@@ -1,6 +1,7 @@
 """Judgements are true, balanced, and never show what the benchmark tests."""
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -127,3 +128,40 @@ def test_portraits_of_entities_are_no_scenes_of_the_test_split(monkeypatch):
         made.entity_to_article()
     assert len(drawn) > 100
     assert not {signature(scene) for scene in drawn} & half
+
+
+def test_descriptions_stand_where_pictures_would():
+    """The same draws, once with pictures and once in words that tell all that is seen."""
+    rng = random.Random(0)
+    made = JudgementSampler(rng, SceneSampler(rng, held_out=False), held_out=False, described=True)
+    seen = re.compile(r"(\w+ background: .*|\w+ \w+)\.")
+    shows = {
+        "task0": "c",
+        "task2": "c",
+        "task3": "q",
+        "task4": "qc",
+        "task6": "q",
+        "task7": "qc",
+        "task8": "qc",
+    }
+    for _ in range(600):
+        found = made.judgement()
+        assert found.query.image is None
+        if "q" in shows.get(found.task, ""):
+            assert seen.fullmatch(found.query.text.split("\n")[0]), found
+        for judged in found.candidates:
+            assert judged.content.image is None
+            if judged.right and "c" in shows.get(found.task, ""):
+                assert seen.fullmatch(judged.content.text.split("\n")[0]), found
+
+
+def test_a_passage_of_a_topic_is_right_iff_it_tells_of_it():
+    made, answers = sampler(), Counter()
+    of_topic = {question: topic for topic in TOPICS for question in (*topic.questions, *topic.inquiries)}
+    for _ in range(300):
+        found = made.question_to_topic()
+        for judged in found.candidates:
+            tells = any(value in judged.content.text for value in of_topic[found.query.text].values)
+            assert tells == judged.right
+            answers[judged.right] += 1
+    assert min(answers.values()) > 300
