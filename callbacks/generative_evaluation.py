@@ -138,7 +138,8 @@ class GenerativeEvaluation(Callback):
             seed=data.seed,
             device=self._device,
             recipe=self.recipe,
-            start="random weights" if data.start is None else _GOING_ON,
+            start="random weights" if data.start is None else "weights with a history",
+            history="" if data.start is None else _history(data.start),
             tiled=data.tiled_every,
             phases="; then ".join(_phase(phase) for phase in data.phases),
             rows=rows,
@@ -160,7 +161,17 @@ def _without_further(dialogue: Dialogue, turn: Turn) -> Dialogue:
     return Dialogue(dialogue.images[: turn.prompt.count(PICTURE)], (turn,))
 
 
-_GOING_ON = "the weights that `lightning fit -c configs/pretrain_small_mllm.yaml` makes in the same way"
+def _history(start: Path) -> str:
+    """How the weights to start from were made, as their own card says; nothing if they have none."""
+    card = start / "README.md"
+    text = card.read_text("utf-8") if card.is_file() else ""
+    made = text.partition(_MADE)[2].partition("\n\n")[0].rpartition(_KINDS)[0].strip()
+    earlier = text.partition(_BEFORE)[2].partition("\n\n")[0]
+    steps = [part for part in (made, earlier) if part]
+    return f"\n{_BEFORE}" + "\n".join(steps) + "\n" if steps else ""
+
+
+_MADE, _KINDS, _BEFORE = "\nMade by ", "\nKinds are ", "Before that, last first: by "
 _CARD = """# The small MLLM that ships
 
 A LLaVA-NeXT (transformers' `LlavaNextForConditionalGeneration`) of {parameters:.2f} M parameters that knows
@@ -175,7 +186,7 @@ Kinds are captions, questions about pictures (colour, shape, size, place, count,
 rewriting of texts, portraits of single objects, what a change makes of a picture, and True/False: two
 pictures, two texts, and queries with candidates of the embedded benchmark's kinds in the reranker's prompts.
 Loss on the answers' tokens only. No scene and no fact of the embedded benchmark's test split is ever shown.
-
+{history}
 Last training loss {train_loss:.4f}. On held-out scenes, half of which show (colour, shape) pairs that
 training never did: loss {val_loss:.4f}, token accuracy {val_accuracy:.4f}. Share of held-out answers that are
 right in full (greedy generation, transformers' own processor; a caption names every fact of its scene):

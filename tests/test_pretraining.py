@@ -104,5 +104,8 @@ def test_going_on_keeps_tokenizer_and_frozen_tower_and_trains_the_rest(fitted, t
     assert not any("vision_tower" in name for name in moved)
     old, new = (load_processor(str(place)).tokenizer.get_vocab() for place in (folder, tmp_path / "further"))
     assert old == new
-    assert "2 steps of 4 dialogues" in (tmp_path / "further/README.md").read_text()
-    assert "judged_simply" in (tmp_path / "further/README.md").read_text()
+    card = (tmp_path / "further/README.md").read_text()
+    made, _, before_that = card.partition("Before that, last first: by ")
+    assert "2 steps of 4 dialogues" in made
+    assert "judged_simply" in made
+    assert "12 steps of 8 dialogues" in before_that.partition("\n\n")[0]
