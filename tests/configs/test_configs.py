@@ -193,6 +193,7 @@ def test_the_trained_retriever_loads_and_embeds_as_in_the_run(run):
     assert {"scenenews", "twinscenes"} <= retriever.provenance.data_sets
 
 
+@pytest.mark.filterwarnings("ignore:Multimodal retrieval has fallen")  # one step at chance says nothing of it
 def test_stage2_starts_from_a_run_and_says_so_where_there_is_none(run, tmp_path, capsys):
     options = ["--trainer.fast_dev_run=1", "--data.init_args.size=64", "--data.init_args.batch_size=8"]
     options.append("--data.init_args.encoding_batch_size=64")
