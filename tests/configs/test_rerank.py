@@ -44,7 +44,7 @@ def test_both_commands_rerank_alike(run, tmp_path, capsys):
         f"--trainer.default_root_dir={tmp_path / 'one'}",
     ]
     main(["predict", "-c", str(CONFIG), *options])
-    tools(["rerank", str(run), str(tmp_path / "two")])
+    tools(["rerank", str(run), str(tmp_path / "two"), "--weight=0.2"])
     one, two = (json.loads((tmp_path / f"{name}/metrics_rerank.json").read_text()) for name in ("one", "two"))
     assert {**one, "seconds": 0} == {**two, "seconds": 0}
     assert len(one["after"]) == 16 + 1
