@@ -138,7 +138,7 @@ class GenerativeEvaluation(Callback):
             seed=data.seed,
             device=self._device,
             recipe=self.recipe,
-            start="random weights" if data.start is None else "weights with a history",
+            start=_start(data),
             history="" if data.start is None else _history(data.start),
             tiled=data.tiled_every,
             phases="; then ".join(_phase(phase) for phase in data.phases),
@@ -152,6 +152,17 @@ class GenerativeEvaluation(Callback):
 def _phase(phase: Phase) -> str:
     kinds = ", ".join(f"{kind} {weight:g}" for kind, weight in phase.kinds.items())
     return f"{phase.steps} steps of {kinds}"
+
+
+def _start(data: DialogueDataModule) -> str:
+    if data.start is None:
+        return "random weights"
+    if data.earlier is None:
+        return "weights with a history"
+    share = data.start_share
+    return (
+        f"{share:g} of weights with a history and {1 - share:g} of the earlier ones that they were made from"
+    )
 
 
 def _without_further(dialogue: Dialogue, turn: Turn) -> Dialogue:

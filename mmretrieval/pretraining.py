@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.optimizer import Optimizer
 from transformers import LlavaNextForConditionalGeneration, get_cosine_schedule_with_warmup
@@ -75,10 +76,10 @@ class GenerativePretraining(LightningModule):
     def configure_model(self) -> None:
         data = self._data
         self.model = (
-            data.architecture.model(data.tokenizer, self._seed)
-            if data.start is None
-            else LlavaNextForConditionalGeneration.from_pretrained(data.start, dtype=torch.float32)
+            data.architecture.model(data.tokenizer, self._seed) if data.start is None else _loaded(data.start)
         )
+        if data.earlier is not None:
+            _mix(self.model, _loaded(data.earlier), data.start_share, data.earlier)
         self.model.train(self.training)  # transformers loads in evaluation mode
         if self._frozen_tower:
             self.model.model.vision_tower.requires_grad_(requires_grad=False)
@@ -131,3 +132,22 @@ class GenerativePretraining(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
         self.log("train/gradient_norm", norm)
+
+
+def _loaded(folder: Path) -> LlavaNextForConditionalGeneration:
+    return LlavaNextForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+
+
+def _mix(model: nn.Module, other: nn.Module, share: float, folder: Path) -> None:
+    """Make each weight ``share`` of the model's and the rest of the other's.
+
+    Raises:
+        UserError: If the models' sizes differ.
+    """
+    own, others = model.state_dict(), other.state_dict()
+    sizes = [{name: weight.shape for name, weight in weights.items()} for weights in (own, others)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"data.earlier {folder}: its weights have other names or sizes than those of data.start"
+        )
+    model.load_state_dict({name: torch.lerp(others[name], own[name], share) for name in own})

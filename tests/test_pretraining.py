@@ -1,7 +1,11 @@
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from encoders import SMALLEST
 from lightning import Trainer
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from callbacks import GenerativeEvaluation
@@ -9,7 +13,8 @@ from data_modules import DialogueDataModule
 from data_modules.synthetic.phases import SEEING, TALKING, Phase
 from data_modules.synthetic.pretraining import DialogueCollator, DialogueDataset
 from mmretrieval import GenerativePretraining
-from mmretrieval.encoder.backbone import load_processor
+from mmretrieval.encoder.backbone import load_processor, resolve
+from mmretrieval.errors import UserError
 
 
 def trainer_of(evaluation, folder):
@@ -88,13 +93,7 @@ def gradients(module, batch, rows):
 def test_going_on_keeps_tokenizer_and_frozen_tower_and_trains_the_rest(fitted, tmp_path):
     _, _, folder, _ = fitted
     before = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
-    data = DialogueDataModule(
-        batch_size=4,
-        phases=[Phase(2, {"judged_simply": 1})],
-        validation_batches=1,
-        num_workers=0,
-        start=folder,
-    )
+    data = going_on(folder)
     module = GenerativePretraining(lambda p: torch.optim.AdamW(p, lr=1e-2), warmup_steps=1, frozen_tower=True)
     evaluation = GenerativeEvaluation(tmp_path / "further", dialogues=2, batch_size=2)
     trainer_of(evaluation, tmp_path).fit(module, data)
@@ -109,3 +108,50 @@ def test_going_on_keeps_tokenizer_and_frozen_tower_and_trains_the_rest(fitted, t
     assert "2 steps of 4 dialogues" in made
     assert "judged_simply" in made
     assert "12 steps of 8 dialogues" in before_that.partition("\n\n")[0]
+
+
+def test_going_on_from_a_mix_takes_each_weight_from_both(fitted, tmp_path):
+    _, _, folder, _ = fitted
+    earlier = load(folder)
+    further = tmp_path / "further"
+    shutil.copytree(folder, further)
+    moved = {name: weight + 1 for name, weight in earlier.items()}
+    save_file(moved, further / "model.safetensors", metadata={"format": "pt"})
+    data = going_on(further, earlier=folder, start_share=0.25)
+    module = GenerativePretraining(lambda p: torch.optim.SGD(p, lr=0.0), warmup_steps=1)
+    evaluation = GenerativeEvaluation(tmp_path / "mixed", dialogues=2, batch_size=2)
+    trainer_of(evaluation, tmp_path).fit(module, data)
+    mixed = load(tmp_path / "mixed")
+    for name, weight in earlier.items():
+        expected = 0.75 * weight.float() + 0.25 * moved[name].float()
+        torch.testing.assert_close(mixed[name], expected.bfloat16())
+    card = (tmp_path / "mixed/README.md").read_text()
+    assert "from 0.25 of weights with a history and 0.75 of the earlier ones" in card
+
+
+def load(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def going_on(start, **others):
+    phases = [Phase(2, {"judged_simply": 1})]
+    return DialogueDataModule(
+        batch_size=4, phases=phases, validation_batches=1, num_workers=0, start=start, **others
+    )
+
+
+def test_a_mix_with_another_architecture_is_refused(fitted, tmp_path):
+    _, _, folder, _ = fitted
+    data = going_on(folder, earlier=Path(resolve("embedded")))
+    module = GenerativePretraining(lambda p: torch.optim.SGD(p, lr=0.0), warmup_steps=1)
+    with pytest.raises(UserError, match=r"data\.earlier .*other names or sizes"):
+        trainer_of(GenerativeEvaluation(tmp_path / "mixed"), tmp_path).fit(module, data)
+
+
+@pytest.mark.parametrize(
+    ("others", "says"),
+    [({"earlier": "b"}, "data.start, which is not given"), ({"start_share": 1.5}, "between 0 and 1")],
+)
+def test_a_mix_of_nothing_or_with_a_wrong_share_is_refused(others, says):
+    with pytest.raises(UserError, match=says):
+        DialogueDataModule(**others)

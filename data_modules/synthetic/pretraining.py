@@ -32,6 +32,7 @@ from mmretrieval.encoder.pictures import (
 )
 from mmretrieval.encoder.pixels import TilePixels
 from mmretrieval.encoder.small_mllm import ASSISTANT, IMAGE, USER, SmallMLLM
+from mmretrieval.errors import UserError
 
 IGNORED = -100
 Item = tuple[int, bool]
@@ -172,6 +173,12 @@ class DialogueDataModule(LightningDataModule):
         seed: Seed of the data; a rank adds its number.
         start: Folder of a small MLLM to go on from, with its tokenizer and its processor, instead of random
             weights.
+        earlier: Folder of what ``start`` was made from, to win back what was forgotten on the way: training
+            goes on from a mix of both weights (WiSE-FT, https://arxiv.org/abs/2109.01903).
+        start_share: Share of ``start`` in that mix.
+
+    Raises:
+        UserError: If ``earlier`` is given without ``start``, or ``start_share`` is not between 0 and 1.
     """
 
     def __init__(
@@ -184,8 +191,14 @@ class DialogueDataModule(LightningDataModule):
         num_workers: int = 1,
         seed: int = 0,
         start: Path | None = None,
+        earlier: Path | None = None,
+        start_share: float = 0.6,
     ) -> None:
         super().__init__()
+        if earlier is not None and start is None:
+            raise UserError(f"data.earlier {earlier}: is mixed with data.start, which is not given")
+        if not 0 <= start_share <= 1:
+            raise UserError(f"data.start_share {start_share}: must be between 0 and 1")
         self.architecture = architecture or SmallMLLM()
         self.batch_size = batch_size
         self.phases = list(PHASES if phases is None else phases)
@@ -194,6 +207,8 @@ class DialogueDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.start = start
+        self.earlier = earlier
+        self.start_share = start_share
         self._done = 0  # batches of a run that is resumed
         self.tokenizer: PreTrainedTokenizerFast
         self.processor: LlavaNextProcessor
