@@ -20,6 +20,7 @@ from callbacks.resume_checkpoint import ResumeCheckpoint
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from callbacks.retrieval_gallery import RetrievalGallery
 from callbacks.run_report import RunReport
+from callbacks.teacher import TeacherFolder
 from callbacks.text_evaluation import TextEvaluation
 from mmretrieval.metrics.evaluation import EvaluationRound
 
@@ -45,6 +46,7 @@ __all__ = [
     "RetrievalGallery",
     "RoundSubset",
     "RunReport",
+    "TeacherFolder",
     "TextEvaluation",
     "embed",
 ]

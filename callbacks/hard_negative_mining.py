@@ -18,6 +18,7 @@ from callbacks.collaborators import RetrievalData, data_of, is_dry_run, is_last_
 from callbacks.mining_round import MiningRound, log_histograms
 from callbacks.mining_schedule import MiningSchedule, RoundSubset
 from callbacks.mining_search import MiningSearch
+from callbacks.teacher import TeacherFolder
 from data_modules.encoding import queries_digest
 from data_modules.formats.records import DataError
 from mmretrieval.index import FaissIndex, VectorIndex
@@ -57,8 +58,9 @@ class HardNegativeMining(Callback):
             fills a copy and searches its share of the queries.
         folder: Where the files go, ``negatives`` in the trainer's ``default_root_dir`` by default.
         teacher: Folder of another retriever that is searched with, a run of this project or a
-            sentence-transformers text model; what it embeds is kept for all rounds. ``None``: the retriever
-            that is trained.
+            sentence-transformers text model; what it embeds is kept for all rounds. A
+            :class:`~callbacks.TeacherFolder` also says where its base is now. ``None``: the retriever that is
+            trained.
         teacher_tasks: Tasks that the teacher mines for, as patterns with ``*`` and ``?``, while the retriever
             that is trained mines for the others: a text model for the text data of a second stage, say,
             which are ``text:*``. A teacher that reads no pictures searches the texts of the pool. ``None``:
@@ -84,7 +86,7 @@ class HardNegativeMining(Callback):
         rounds_kept: int = 1,
         index: VectorIndex | None = None,
         folder: Path | None = None,
-        teacher: Path | None = None,
+        teacher: Path | TeacherFolder | None = None,
         teacher_tasks: Sequence[str] | None = None,
         start: Path | None = None,
         embeddings: Path | None = None,

@@ -13,7 +13,7 @@ from callbacks.collaborators import RetrievalData
 from callbacks.embedding import Rows, embed
 from callbacks.mining_schedule import RoundSubset
 from callbacks.rankings import rank
-from callbacks.teacher import Teacher
+from callbacks.teacher import Teacher, TeacherFolder
 from data_modules.encoding import EncodingTable
 from data_modules.query_set import QuerySet
 from mmretrieval.content import Modality
@@ -42,7 +42,7 @@ class MiningSearch:
         self,
         index: VectorIndex,
         subset: RoundSubset,
-        teacher: Path | None,
+        teacher: Path | TeacherFolder | None,
         teacher_tasks: Sequence[str] | None,
         embeddings: Path | None,
         embedding_dtype: str,
