@@ -1,3 +1,4 @@
+import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
 
 FILE = "milvus.db"
+SERVER = "MMRETRIEVAL_TEST_MILVUS"
+"""Environment variable with the address of a Milvus server on which the tests may make collections."""
 
 
 class Painting(Drawn):
@@ -52,13 +55,32 @@ def write(root, count, words="text"):
         (root / f"{n}.txt").write_text(f"{words} {n}")
 
 
-@pytest.fixture
-def made(collect):
-    def collection(source, milvus=FILE, **changes):
-        values = {"embedding_hash": "drawn", "model": "drawn", "milvus": milvus, **changes}
-        return collect(source, **values)
+@pytest.fixture(params=["file", pytest.param("server", marks=pytest.mark.slow)])
+def place(request):
+    """Milvus Lite, and a Milvus server if there is one."""
+    if request.param == "file":
+        return FILE
+    if SERVER not in os.environ:
+        pytest.skip(f"{SERVER} names no Milvus server, as http://127.0.0.1:19530")
+    return os.environ[SERVER]
 
-    return collection
+
+@pytest.fixture
+def made(collect, place):
+    tables = []
+
+    def collection(source, milvus=place, **changes):
+        values = {"embedding_hash": "drawn", "model": "drawn", "milvus": milvus, **changes}
+        found = collect(source, **values)
+        tables.append(getattr(found.backend, "table", None))
+        return found
+
+    yield collection
+    if place != FILE:  # a server outlives the test
+        for name in {table.name for table in tables if table is not None and table.place == place}:
+            table = MilvusTable(place, name)
+            table.drop(name)
+            table.close()
 
 
 def same_as_the_store(collection):
@@ -286,14 +308,14 @@ def test_an_address_without_a_server_is_named_and_the_index_stays_as_it_was(made
         assert len(Searcher(collection, Drawn()).search(Content("x"), 3)) == 3
 
 
-def test_other_mistakes_are_named(made, source, tmp_path, monkeypatch):
-    for place, said in (
+def test_other_mistakes_are_named(made, place, source, tmp_path, monkeypatch):
+    for wrong, said in (
         ("ftp://host", "is no address of a Milvus server"),
         ("http://user:secret@host:19530", f"environment variable {TOKEN}"),
         ("vectors.sqlite", "must end in .db"),
     ):
         with pytest.raises(UserError, match=said) as caught:
-            made(source, place, out=tmp_path / "new")
+            made(source, wrong, out=tmp_path / "new")
         assert "secret" not in str(caught.value)
     with pytest.raises(UserError, match="of the backend faiss"):
         made(source, precision="int8")
@@ -312,7 +334,7 @@ def test_other_mistakes_are_named(made, source, tmp_path, monkeypatch):
             collection.update(Drawn())
     with pytest.raises(UserError, match="made with another retriever"):
         made(source, embedding_hash="another")
-    for package in ("pymilvus", "milvus-lite"):
+    for package in ("pymilvus", "milvus-lite")[: 2 if place == FILE else 1]:
         with monkeypatch.context() as patch:
             patch.setattr(
                 milvus_table, "find_spec", lambda name, p=package: name.replace("_", "-") != p or None
