@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ MAX_K = 16_384
 """Milvus' limit of what a search returns."""
 _INSTALL = "pip install -e '.[milvus]'"
 _SECONDS = 10.0  # to connect
+_SETTLED = 10.0  # seconds after which bounded staleness, of 5 s unless a server says otherwise, shows all
 _QUERIES = 256
 _LABEL, _GROUP, _VECTOR = "row", "modality", "embedding"
 
@@ -70,6 +72,7 @@ class MilvusTable:
         check_place(place)
         self.place, self.name = place, name
         self._client: Any = None
+        self._changed = time.monotonic()
 
     def connect(self) -> None:
         """Connect, if that is not done yet."""
@@ -79,6 +82,7 @@ class MilvusTable:
                 Path(self.place).parent.mkdir(parents=True, exist_ok=True)
             with self._named("database cannot be opened"):
                 self._client = client(self.place, token=os.environ.get(TOKEN, ""), timeout=_SECONDS)
+            self._changed = time.monotonic()
 
     def close(self) -> None:
         """Disconnect; a file can then be opened by other processes."""
@@ -144,11 +148,13 @@ class MilvusTable:
         ]
         with self._asking("takes no vectors") as client:
             client.upsert(self.name, rows)
+        self._changed = time.monotonic()
 
     def delete(self, labels: Labels) -> None:
         """Remove vectors; labels that are not there are passed over."""
         with self._asking("cannot be changed") as client:
             client.delete(self.name, ids=labels.tolist())
+        self._changed = time.monotonic()
 
     def flush(self) -> None:
         """Have the database write down what it was given."""
@@ -220,8 +226,12 @@ class MilvusTable:
                 anns_field=_VECTOR,
                 output_fields=[_LABEL],
                 search_params={"metric_type": "IP"},
-                consistency_level="Strong",
+                consistency_level=self._consistency(),
             )
+
+    def _consistency(self) -> str:
+        """What a search has to wait for; a server needs 0.4 s to be sure that it shows the very latest."""
+        return "Strong" if time.monotonic() - self._changed < _SETTLED else "Bounded"
 
     @property
     def _where(self) -> str:

@@ -361,3 +361,25 @@ def test_the_token_is_of_the_environment_and_not_on_disk(made, source, monkeypat
     kept = b"".join(path.read_bytes() for path in collection.folder.rglob("*") if path.is_file())
     assert b"https://cluster.example:19530" in kept
     assert b"very-secret" not in kept
+
+
+def test_a_search_waits_for_the_very_latest_only_while_it_may_be_missing(made, source, monkeypatch):
+    collection = made(source)
+    collection.update(Drawn())
+    table = collection.backend.table
+    asked, search = [], table._client.search
+
+    def noted(*names, consistency_level, **options):
+        asked.append(consistency_level)
+        return search(*names, consistency_level=consistency_level, **options)
+
+    monkeypatch.setattr(table._client, "search", noted)
+    now = milvus_table.time.monotonic()
+    monkeypatch.setattr(milvus_table.time, "monotonic", lambda: now)
+    query = collection.store.vectors_of(np.arange(1))
+    table.search(query, 3)
+    now += 60
+    table.search(query, 3)
+    table.delete(np.arange(1))
+    table.search(query, 3)
+    assert asked == ["Strong", "Bounded", "Strong"]
