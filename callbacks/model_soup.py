@@ -23,6 +23,8 @@ from callbacks.markdown import percent
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from callbacks.terminal import console
 from data_modules.atomic import staged_file
+from mmretrieval.encoder.saving import weights_digest
+from mmretrieval.errors import UserError
 from mmretrieval.metrics.evaluation import AVERAGE
 
 Weights = dict[str, Tensor]
@@ -36,10 +38,12 @@ class Startable(Protocol):
     Args:
         encoder: Has ``load_saved(folder)``.
         init_from: The folder that training started from, if any.
+        start_hash: Digest of the file of weights that was there, if known.
     """
 
     encoder: Any
     init_from: Path | None
+    start_hash: str | None
 
 
 class ModelSoup(Callback):
@@ -65,6 +69,7 @@ class ModelSoup(Callback):
         ValueError: If a share is out of range or there are fewer than two.
         MisconfigurationException: From ``setup``, if there is no RetrievalEvaluation, or training does not
             start from saved weights.
+        UserError: When training ends, if others are there by now.
     """
 
     def __init__(
@@ -159,12 +164,21 @@ def _mixable(module: nn.Module) -> Iterator[Any]:
 
     end = {name: p.detach().clone() for name, p in trained.items()}
     assert retriever.init_from is not None  # as setup has made sure
+    _check_start(retriever.init_from, retriever.start_hash)
     retriever.encoder.load_saved(retriever.init_from)
     start = {name: p.detach().clone() for name, p in trained.items()}
     try:
         yield lambda share: put(interpolated(start, end, share))
     finally:
         put(end)
+
+
+def _check_start(folder: Path, known: str | None) -> None:
+    if known is not None and known != weights_digest(folder):
+        raise UserError(
+            f"{folder} has other weights now than when training started from them, so there is "
+            "nothing to mix with; the run's own weights are in its adapter folder"
+        )
 
 
 def _evaluations(trainer: Trainer) -> list[RetrievalEvaluation]:

@@ -61,6 +61,8 @@ class TextEvaluation(RetrievalEvaluation):
         encoding_batch_size: Texts per batch, at least 1.
         num_workers: Processes that read and tokenise.
         final_split: The qrels to report on, if they are others than those to choose by.
+        allow_empty: Names of data sets whose documents and queries without text are left out and counted; by
+            default those of the data module's own for its folders.
 
     Raises:
         DataError: If a folder cannot be used; from ``setup``, if anything in it cannot, or the data module's
@@ -73,6 +75,7 @@ class TextEvaluation(RetrievalEvaluation):
     _released: str
     _splits: Sequence[str]
     _prompts: Mapping[str, str] | None
+    _allow_empty: Sequence[str]
     _max_text_tokens: int | None
     _encoding_batch_size: int
     _num_workers: int
@@ -97,6 +100,7 @@ class TextEvaluation(RetrievalEvaluation):
         encoding_batch_size: int = 128,
         num_workers: int = 0,
         final_split: str | None = None,
+        allow_empty: Sequence[str] = (),
     ) -> None:
         super().__init__(
             released_split or (VALIDATION if folders is None else "test"),
@@ -117,12 +121,15 @@ class TextEvaluation(RetrievalEvaluation):
         self._follows_data = folders is None
         for evaluation in self._both():
             evaluation._prompts, evaluation._max_text_tokens = prompts, max_text_tokens
+            evaluation._allow_empty = tuple(allow_empty)
             evaluation._encoding_batch_size, evaluation._num_workers = encoding_batch_size, num_workers
             evaluation.label = label
             evaluation._released = evaluation.split
             evaluation.split = "test"  # whatever the release calls it
             if folders is not None:
-                evaluation._sets = self._made(folders, evaluation._released, prompts, max_text_tokens)
+                evaluation._sets = evaluation._made(
+                    folders, evaluation._released, prompts, max_text_tokens, allow_empty
+                )
         self._splits = EVALUATED if released_split is None else (released_split,)
         if isinstance(self.final, TextEvaluation):  # what has no such split is reported on what it has
             self.final._splits = (self.final._released, *EVALUATED)
@@ -168,7 +175,7 @@ class TextEvaluation(RetrievalEvaluation):
         limit = trained.max_text_tokens if self._max_text_tokens is None else self._max_text_tokens
         splits = [split for split in self._splits if split not in trained.splits]
         if trained.embedded:
-            return self._made(EMBEDDED, splits, self._prompts or trained.prompts, limit)
+            return self._made(EMBEDDED, splits, self._prompts or trained.prompts, limit, ())
         found = {name: str(path) for name, path in trained.sources if split_of(path, splits)}
         if left := [name for name in trained.names if name not in found]:
             what = f"{', '.join(left)}: no qrels of {', '.join(splits)}, so nothing to evaluate text on"
@@ -181,7 +188,8 @@ class TextEvaluation(RetrievalEvaluation):
         if self.final is not None:
             self._tell_same(trainer, found, splits)
         known = {name: prompt for name, prompt in trained.prompts.items() if name in found}
-        return self._made(found, splits, self._prompts or known, limit)
+        empty = self._allow_empty or [name for name in trained.allow_empty if name in found]
+        return self._made(found, splits, self._prompts or known, limit, empty)
 
     def _tell_same(self, trainer: Trainer, found: Mapping[str, str], splits: Sequence[str]) -> None:
         """Say where weights are chosen by the split that is reported."""
@@ -199,6 +207,7 @@ class TextEvaluation(RetrievalEvaluation):
         splits: Sequence[str] | str,
         prompts: Mapping[str, str] | None,
         max_text_tokens: int | None,
+        allow_empty: Sequence[str],
     ) -> TextSets:
         return TextSets(
             folders,
@@ -207,6 +216,7 @@ class TextEvaluation(RetrievalEvaluation):
             max_text_tokens=max_text_tokens,
             encoding_batch_size=self._encoding_batch_size,
             num_workers=self._num_workers,
+            allow_empty=allow_empty,
         )
 
     @override

@@ -45,7 +45,7 @@ class TrainingSample(NamedTuple):
     Args:
         row: Row of the query.
         query: The query with its instruction.
-        candidates: The labelled positive, then the negatives.
+        candidates: A positive, then the negatives.
         candidate_keys: Content key of each of ``candidates``.
         positive_keys: Content keys of all known positives, and of what else may not count as a negative,
             see :mod:`data_modules.guards`.
@@ -63,8 +63,6 @@ class TrainingSample(NamedTuple):
 class TrainingDataset(Dataset[TrainingSample]):
     """Reads what a :class:`~data_modules.training_items.TrainingItem` names.
 
-    The first positive is the labelled one.
-
     Args:
         queries: The training queries.
     """
@@ -79,7 +77,7 @@ class TrainingDataset(Dataset[TrainingSample]):
             DataError: If a shard is damaged.
         """
         corpus = self.queries.corpus
-        rows = (int(self.queries.positives(item.query)[0]), *item.negatives)
+        rows = (int(self.queries.positives(item.query)[item.positive]), *item.negatives)
         return TrainingSample(
             row=item.query,
             query=self.queries.asked(item.query, item.instruction),

@@ -16,6 +16,7 @@ from data_modules.encoding_tables import ENCODING_TOKENS
 from data_modules.joined import TRAIN, TRAIN_POOL, JoinedCorpus, JoinedQueries
 from data_modules.mbeir import MBEIRDataModule
 from data_modules.mixture import MixtureBatchSampler
+from data_modules.mixture_settings import Positive
 from data_modules.retrieval import RetrievalDataModule
 from data_modules.synthetic.benchmark import DEFAULT_SIZE
 from data_modules.text_sets import TextSets
@@ -51,6 +52,8 @@ class ContinualTextDataModule(RetrievalDataModule):
         max_multimodal_tokens: Where texts of the multimodal data are cut; the encoder's own limit by default.
         prompts: Name of a text data set → its instruction; general ones for the others.
         symmetric: Names of files of pairs whose positives ask for their queries as well.
+        allow_empty: Names of text data sets in the BEIR layout whose documents and queries without text are
+            left out and counted.
         size: Of the embedded benchmark.
         data_seed: Of the embedded benchmark, >= 0.
         batch_size: Queries per rank and step, >= 1.
@@ -60,6 +63,8 @@ class ContinualTextDataModule(RetrievalDataModule):
             ``encoding_batch_size`` contents in any case. ``None``: any number.
         num_workers: Processes that read, decode and tokenise; 0 does it in the main process.
         batches_per_epoch: Steps of an epoch; ``None``: as many as the queries of all sources fill.
+        positive: Which of a query's positives its sample has: the "first", or one "drawn" anew in each
+            epoch, as where there are many; none of the others is ever a negative.
         negatives_per_query: How many of a query's negatives a sample uses, drawn anew in each epoch.
         given_negatives: Chance, between 0 and 1, that a sample uses negatives that the data set gives where
             its query has mined ones as well; where it has none, those given are used. ``None``: never.
@@ -95,13 +100,17 @@ class ContinualTextDataModule(RetrievalDataModule):
         batches_per_epoch: int | None = None,
         negatives_per_query: int = 1,
         given_negatives: float | None = 0.0,
+        positive: Positive = "first",
         seed: int = 0,
+        allow_empty: Sequence[str] = (),
     ) -> None:
         tempered({"any": 1}, temperature, text_share)  # refuses what is out of range now
         self.multimodal: RetrievalDataModule = (
             EmbeddedDataModule(size, data_seed) if root is None else MBEIRDataModule(root)
         )
-        self.texts = TextSets(text_root, text_split, TRAIN, prompts, symmetric, max_text_tokens)
+        self.texts = TextSets(
+            text_root, text_split, TRAIN, prompts, symmetric, max_text_tokens, allow_empty=allow_empty
+        )
         super().__init__(
             self.multimodal.root,
             batch_size=batch_size,
@@ -114,6 +123,7 @@ class ContinualTextDataModule(RetrievalDataModule):
             batches_per_epoch=batches_per_epoch,
             negatives_per_query=negatives_per_query,
             given_negatives=given_negatives,
+            positive=positive,
             seed=seed,
             train_split=TRAIN,
             train_pool=TRAIN_POOL,

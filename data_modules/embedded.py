@@ -9,6 +9,7 @@ from pathlib import Path
 from data_modules.cached_packing import cache_home
 from data_modules.encoding_tables import ENCODING_TOKENS
 from data_modules.formats.records import DataError
+from data_modules.mixture_settings import Positive
 from data_modules.retrieval import RetrievalDataModule
 from data_modules.synthetic import benchmark
 
@@ -32,6 +33,8 @@ class EmbeddedDataModule(RetrievalDataModule):
             proportion to their numbers of queries.
         homogeneous: Whether all queries of a step, over all ranks, are of one task.
         batches_per_epoch: Steps of an epoch; ``None``: as many as the queries fill.
+        positive: Which of a query's positives its sample has: the "first", or one "drawn" anew in each
+            epoch, as where there are many; none of the others is ever a negative.
         negatives_per_query: How many of a query's negatives a sample uses, drawn anew in each epoch.
         given_negatives: Chance, between 0 and 1, that a sample uses negatives that the data set gives where
             its query has mined ones as well; where it has none, those given are used. ``None``: never.
@@ -57,6 +60,7 @@ class EmbeddedDataModule(RetrievalDataModule):
         batches_per_epoch: int | None = None,
         negatives_per_query: int = 1,
         given_negatives: float | None = 0.0,
+        positive: Positive = "first",
         seed: int = 0,
         train_split: str = "train",
         train_pool: str = "global_train",
@@ -74,6 +78,7 @@ class EmbeddedDataModule(RetrievalDataModule):
             batches_per_epoch=batches_per_epoch,
             negatives_per_query=negatives_per_query,
             given_negatives=given_negatives,
+            positive=positive,
             seed=seed,
             train_split=train_split,
             train_pool=train_pool,

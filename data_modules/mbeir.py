@@ -25,6 +25,8 @@ class MBEIRDataModule(RetrievalDataModule):
             proportion to their numbers of queries.
         homogeneous: Whether all queries of a step, over all ranks, are of one task.
         batches_per_epoch: Steps of an epoch; ``None``: as many as the queries fill.
+        positive: Which of a query's positives its sample has: the "first", or one "drawn" anew in each
+            epoch, as where there are many; none of the others is ever a negative.
         negatives_per_query: How many of a query's negatives a sample uses, drawn anew in each epoch.
         given_negatives: Chance, between 0 and 1, that a sample uses negatives that the data set gives where
             its query has mined ones as well; where it has none, those given are used. ``None``: never.

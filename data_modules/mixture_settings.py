@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from data_modules.formats.records import DataError
+
+Positive = Literal["first", "drawn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,8 @@ class MixtureSettings:
             sources, each of which shows all its tasks in proportion to their queries.
         batches_per_epoch: Length of an epoch, >= 1; ``None``: as many global batches as the queries fill.
         negatives_per_query: How many of a query's negatives a sample uses, >= 0, drawn in each epoch.
+        positive: Which of a query's positives its sample has: the "first", or one "drawn" anew in each
+            epoch, as where there are many; none of the others is ever a negative.
         given_negatives: Chance, between 0 and 1, that a sample uses negatives that the data set gives where
             its query has mined ones as well; where it has none, those given are used. ``None``: never.
 
@@ -40,6 +45,7 @@ class MixtureSettings:
     negatives_per_query: int = 1
     sources: Mapping[str, Sequence[str]] | None = None
     given_negatives: float | None = 0.0
+    positive: Positive = "first"
 
     def __post_init__(self) -> None:
         at_least_1 = ("batch_size", "global_batch_size", "batches_per_epoch")
@@ -50,6 +56,8 @@ class MixtureSettings:
                 raise ValueError(f"{name} must be at least {bound}, found {value}.")
         if self.given_negatives is not None and not 0 <= self.given_negatives <= 1:
             raise ValueError(f"given_negatives must be between 0 and 1, found {self.given_negatives}.")
+        if self.positive not in get_args(Positive):
+            raise ValueError(f"positive must be one of {get_args(Positive)}, found {self.positive!r}.")
 
     def queries_per_step(self, world: int) -> int:
         """Return the size of a global batch of ``world`` ranks.

@@ -25,7 +25,7 @@ from data_modules.encoding import EncodingTable
 from data_modules.encoding_tables import ENCODING_TOKENS, EncodingTables
 from data_modules.formats.records import DataError
 from data_modules.mixture import MixtureBatchSampler
-from data_modules.mixture_settings import MixtureSettings
+from data_modules.mixture_settings import MixtureSettings, Positive
 from data_modules.query_set import QuerySet
 from data_modules.resumable_loader import ResumableDataLoader
 from data_modules.trainer_facts import position_of, processor_of, ranks_of
@@ -62,6 +62,8 @@ class RetrievalDataModule(LightningDataModule):
             proportion to their numbers of queries.
         homogeneous: Whether all queries of a step, over all ranks, are of one task.
         batches_per_epoch: Steps of an epoch; ``None``: as many as the queries fill.
+        positive: Which of a query's positives its sample has: the "first", or one "drawn" anew in each
+            epoch, as where there are many; none of the others is ever a negative.
         negatives_per_query: How many of a query's negatives a sample uses, drawn anew in each epoch.
         given_negatives: Chance, between 0 and 1, that a sample uses negatives that the data set gives where
             its query has mined ones as well; where it has none, those given are used. ``None``: never.
@@ -88,6 +90,7 @@ class RetrievalDataModule(LightningDataModule):
         batches_per_epoch: int | None = None,
         negatives_per_query: int = 1,
         given_negatives: float | None = 0.0,
+        positive: Positive = "first",
         seed: int = 0,
         train_split: str = "train",
         train_pool: str = "global_train",
@@ -103,6 +106,7 @@ class RetrievalDataModule(LightningDataModule):
             batches_per_epoch,
             negatives_per_query,
             given_negatives=given_negatives,
+            positive=positive,
         )
         for name, value, lowest in (
             ("encoding_batch_size", encoding_batch_size, 1),

@@ -9,6 +9,7 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Final, Literal
 
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from data_modules.cached_packing import cache_home
@@ -38,7 +39,8 @@ class TextSets(RetrievalDataModule):
     """Text data sets: each is a task with a pool of its own, as on BEIR and MTEB.
 
     They are converted and packed under ``MMRETRIEVAL_HOME`` on first use, and again when a file changes.
-    Texts that are empty, and judgements of what is not there, are errors.
+    Texts that are empty, and judgements of what is not there, are errors; what a layout leaves out by design
+    is counted and told when they are converted.
 
     Args:
         text_root: A folder in the BEIR layout (``corpus.jsonl``, ``queries.jsonl`` and ``qrels/``), a file of
@@ -51,6 +53,8 @@ class TextSets(RetrievalDataModule):
         prompts: Name of a data set → its instruction; general ones for the others.
         symmetric: Names of files of pairs whose positives ask for their queries as well. Capitals do not
             matter in names.
+        allow_empty: Names of folders in the BEIR layout whose documents and queries without text are left
+            out and counted; as some have them, FiQA among them.
         max_text_tokens: Where texts are cut; the encoder's own limit by default.
         encoding_batch_size: Texts per batch, >= 1.
         encoding_tokens: Tokens per batch when embedding, about, with padding and pictures, >= 1; no more than
@@ -73,6 +77,7 @@ class TextSets(RetrievalDataModule):
         encoding_batch_size: int = 128,
         num_workers: int = 0,
         encoding_tokens: int | None = ENCODING_TOKENS,
+        allow_empty: Sequence[str] = (),
     ) -> None:
         self.embedded = text_root == EMBEDDED
         """Whether it is the text benchmark that ships with the project."""
@@ -84,6 +89,7 @@ class TextSets(RetrievalDataModule):
         self.splits, self.into = (split,) if isinstance(split, str) else tuple(split), into
         self.prompts = {name.lower(): prompt for name, prompt in (prompts or {}).items()}
         self.symmetric = tuple(name.lower() for name in symmetric)
+        self.allow_empty = tuple(name.lower() for name in allow_empty)
         self.max_text_tokens = max_text_tokens
         self._check_names()
         if not self.embedded:
@@ -144,14 +150,21 @@ class TextSets(RetrievalDataModule):
 
     def _check_names(self) -> None:
         """Refuse settings of data sets that are not there, or that cannot have them."""
-        for what, named in (("prompts are", {*self.prompts}), ("symmetric are", {*self.symmetric})):
-            if unknown := sorted(named - {*self.names}):
+        given = (
+            ("prompts are", self.prompts),
+            ("symmetric are", self.symmetric),
+            ("allow_empty is", self.allow_empty),
+        )
+        for what, named in given:
+            if unknown := sorted({*named} - {*self.names}):
                 raise DataError(
                     f"{what} given for {', '.join(unknown)}, the text data sets are {', '.join(self.names)}"
                 )
         for name, path in self.sources:
             if name in self.symmetric and not is_pairs(path):
                 raise DataError(f"{path}: only files of pairs can be symmetric; leave {name} out")
+            if name in self.allow_empty and is_pairs(path):
+                raise DataError(f"{path}: allow_empty is for folders in the BEIR layout; correct the file")
 
     def _layout(self, scratch: Path) -> Path:
         """All sets in one folder in the M-BEIR layout."""
@@ -166,18 +179,17 @@ class TextSets(RetrievalDataModule):
     def _convert(self, source: Path, out: Path, name: str, dataset_id: int) -> None:
         prompts = (self.prompts[name],) if name in self.prompts else TEXT_SEARCH
         if is_pairs(source):
-            symmetric = name in self.symmetric
-            convert_pairs(
+            summary = convert_pairs(
                 source,
                 out,
                 name=name,
                 dataset_id=dataset_id,
                 split=self.into,
-                symmetric=symmetric,
+                symmetric=name in self.symmetric,
                 prompts=prompts,
             )
         else:
-            convert_beir(
+            summary = convert_beir(
                 source,
                 out,
                 name=name,
@@ -185,10 +197,20 @@ class TextSets(RetrievalDataModule):
                 splits=(split_of(source, self.splits) or self.splits[0],),
                 into=self.into,
                 prompts=prompts,
+                allow_empty=name in self.allow_empty,
             )
+        for what, number in summary.left_out.items():
+            rank_zero_info(f"{source}: left out {number:,} {what}")
+        for what, number in summary.notes.items():
+            rank_zero_info(f"{source}: {number:,} {what}")
 
     def _key(self) -> str:
-        options = (sorted(self.prompts.items()), sorted(self.symmetric), self.names)
+        options = (
+            sorted(self.prompts.items()),
+            sorted(self.symmetric),
+            sorted(self.allow_empty),
+            self.names,
+        )
         facts = [str(VERSION), repr(self.splits), self.into, repr(options)]
         for _, source in self.sources:
             if is_pairs(source):

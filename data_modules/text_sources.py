@@ -8,16 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from data_modules.formats.mbeir_layout import DATASET_NAME
 from data_modules.formats.records import DataError
 from data_modules.formats.text_pairs import is_pairs
 
+_OF_BEIR = ("corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "qrels")
 TextRoot = Mapping[str, str] | Sequence[str] | str
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)")
 _SAYS_NOTHING = re.compile(
     r"(train|dev|valid|validation|val|test|corpus|queries|data)([-_.]?v?[0-9.]+)?\.jsonl?(\.gz)?"
 )
 """Names of files that tell what is in them and not of which data set."""
+_LOOKS_LIKE_DATA = re.compile(r"[^.].*(/|\.(tsv|csv|parquet|arrow|gz|bz2|xz|zst|zip|tar|tgz))")
 
 
 class TextSource(NamedTuple):
@@ -31,14 +35,15 @@ def text_sources(text_root: TextRoot) -> list[TextSource]:
     """Return the text data sets in folders and files, under different names.
 
     A data set is called as its folder, or as its file without endings, in lower case; a file whose name says
-    only what it holds, as ``train.jsonl``, as the folder that it is in.
+    only what it holds, as ``train.jsonl``, as the folder that it is in. Folders within a folder are looked
+    into once; what looks like data in no known layout is named in the log.
 
     Args:
         text_root: A folder in the BEIR layout, a file of pairs, a folder of such, several, ``name=path``
             for one that is to be called otherwise, or a mapping from names to paths.
 
     Raises:
-        DataError: If there is nothing of that kind, or two have the same name.
+        DataError: If there is nothing of that kind, a name cannot be one, or two have the same name.
     """
     sources = [source for name, root in _roots(text_root) for source in _sources_at(name, root)]
     if not sources:
@@ -80,15 +85,40 @@ def _sources_at(name: str | None, root: Path) -> list[TextSource]:
 def _paths_in(root: Path) -> list[Path]:
     if _is_source(root) or not root.is_dir():
         return [root]  # what is wrong with it, its reader says
-    return [child for child in sorted(root.iterdir()) if _is_source(child)] or [root]
+    found: list[Path] = []
+    passed_over: list[str] = []
+    for child in sorted(root.iterdir()):
+        within = [child] if _is_source(child) else _sources_in(child)
+        found += within
+        if not within and _LOOKS_LIKE_DATA.fullmatch(child.name + "/" * child.is_dir()):
+            passed_over.append(child.name)
+    if found and passed_over:
+        rank_zero_info(f"{root}: in no layout of text data, left alone: {', '.join(passed_over)}")
+    return found or [root]
+
+
+def _sources_in(folder: Path) -> list[Path]:
+    """What a folder holds, as the files of one data set."""
+    if not folder.is_dir() or folder.name.startswith("."):
+        return []
+    return [child for child in sorted(folder.iterdir()) if _is_source(child)]
 
 
 def _is_source(path: Path) -> bool:
-    return (path / "corpus.jsonl").is_file() or (path.is_file() and is_pairs(path))
+    """Whether it is a file of pairs, or a folder that has anything of the BEIR layout."""
+    if path.is_file():
+        return is_pairs(path)
+    return any((path / name).exists() for name in _OF_BEIR)
 
 
 def _name_of(path: Path) -> str:
     name = path.name.lower()
     if is_pairs(path) and _SAYS_NOTHING.fullmatch(name):
         name = path.parent.name.lower()
-    return name.split(".")[0]
+    name = name.split(".")[0]
+    if not DATASET_NAME.fullmatch(name):
+        raise DataError(
+            f"{path}: {name!r} is no name of a data set (letters, digits, '_', '-'); name it yourself, "
+            f"as in '[name={path}]'"
+        )
+    return name

@@ -19,13 +19,15 @@ class TrainingItem(NamedTuple):
         query: Row of the query.
         instruction: Which of the query's instructions it is asked with.
         negatives: Candidate rows of its negatives, mined or given by the data set; often one, or none.
-        targets: A teacher's scores of the labelled positive and of each of ``negatives``, or nothing.
+        targets: A teacher's scores of that positive and of each of ``negatives``, or nothing.
+        positive: Which of the query's positives is in the sample, from 0.
     """
 
     query: int
     instruction: int
     negatives: tuple[int, ...]
     targets: tuple[float, ...] = ()
+    positive: int = 0
 
 
 Targets = Callable[[str], Mapping[str, float]]
@@ -55,15 +57,23 @@ class TrainingItems:
             targets: Where a teacher's scores come from.
         """
         instruction = self._draw(row, epoch, "instruction") % len(self.queries.instructions(row))
-        negatives = self._negatives(row, epoch, mined)
-        return TrainingItem(row, instruction, negatives, self._targets(row, negatives, targets))
+        negatives, positive = self._negatives(row, epoch, mined), self._positive(row, epoch)
+        scores = self._targets(row, positive, negatives, targets)
+        return TrainingItem(row, instruction, negatives, scores, positive)
 
-    def _targets(self, row: int, negatives: Sequence[int], targets: Targets | None) -> tuple[float, ...]:
+    def _positive(self, row: int, epoch: int) -> int:
+        if self.settings.positive == "first":
+            return 0
+        return self._draw(row, epoch, "positive") % len(self.queries.positives(row))
+
+    def _targets(
+        self, row: int, positive: int, negatives: Sequence[int], targets: Targets | None
+    ) -> tuple[float, ...]:
         """The teacher's scores, if it has scored all."""
         if targets is None or not negatives:
             return ()
         corpus, known = self.queries.corpus, targets(str(self.queries.ids[row]))
-        ids = [corpus.candidate_id(one) for one in (int(self.queries.positives(row)[0]), *negatives)]
+        ids = [corpus.candidate_id(one) for one in (int(self.queries.positives(row)[positive]), *negatives)]
         return tuple(known[id_] for id_ in ids) if all(id_ in known for id_ in ids) else ()
 
     def _negatives(self, row: int, epoch: int, mined: NegativeTable | None) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from mmretrieval.distillation import Distillation, StartingPoint, rows_of_querie
 from mmretrieval.distributed import step_seed, world_size
 from mmretrieval.encoder.mllm_encoder import MLLMEncoder
 from mmretrieval.encoder.prompts import InputProcessor
-from mmretrieval.encoder.saving import SETTINGS, adapter_folder, saved_arguments
+from mmretrieval.encoder.saving import SETTINGS, adapter_folder, saved_arguments, weights_digest
 from mmretrieval.errors import UserError
 from mmretrieval.health import StepHealth
 from mmretrieval.loss import ContrastiveLoss, RerankerDistillation
@@ -35,7 +35,7 @@ SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 """Makes a schedule from the optimizer and the number of steps in all."""
 
 
-_BASE, _HEALTH = "mmretrieval_base", "mmretrieval_health"
+_BASE, _HEALTH, _START = "mmretrieval_base", "mmretrieval_health", "mmretrieval_start"
 
 
 def _start_folder(init_from: Path) -> Path:
@@ -132,6 +132,8 @@ class UniversalRetriever(LightningModule):
         self.distillation = distillation
         self.reranker_distillation = reranker_distillation
         self.start: StartingPoint | None = None
+        self.start_hash: str | None = None
+        """Digest of the file of weights in ``init_from``, once they were loaded."""
         self.health = StepHealth()
         self._latest_rows = torch.zeros(0, dtype=torch.long)
         self._step_started = 0.0
@@ -154,6 +156,7 @@ class UniversalRetriever(LightningModule):
     def configure_model(self) -> None:
         if self.init_from is not None and not self._started:
             self.encoder.load_saved(self.init_from)
+            self.start_hash = weights_digest(self.init_from)
             # Now, as a checkpoint to resume from comes next.
             self.start = None if self.distillation is None else StartingPoint(self.encoder)
         else:
@@ -309,6 +312,7 @@ class UniversalRetriever(LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint[_BASE] = self.encoder.base_fingerprint
         checkpoint[_HEALTH] = self.health.state_dict()
+        checkpoint[_START] = self.start_hash
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -325,5 +329,19 @@ class UniversalRetriever(LightningModule):
                 f"The checkpoint does not fit the model: {len(names)} trained weights differ, as "
                 f"{names[:3]}; resume with the settings of that run."
             )
+        self._check_start(checkpoint.get(_START))
         self.health.load_state_dict(checkpoint[_HEALTH])
         self.trained_steps = int(checkpoint.get("global_step", 0))
+
+    def _check_start(self, known: str | None) -> None:
+        """Refuse to go on when ``init_from`` is another one: distillation and souping would compare with it.
+
+        Raises:
+            UserError: If a training that began from saved weights is resumed with others.
+        """
+        training = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if training and self.start_hash is not None and known not in (None, self.start_hash):
+            raise UserError(
+                f"model.init_from: {self.init_from} has other weights than the run began with; restore that "
+                "folder, or begin a new run in another trainer.default_root_dir"
+            )

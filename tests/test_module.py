@@ -233,6 +233,25 @@ def test_weights_that_were_loaded_once_are_not_loaded_over_a_training(module, tm
     assert started.weights_hash() == changed != module.weights_hash()
 
 
+def test_a_training_is_not_resumed_from_another_start(module, tmp_path):
+    module.encoder.save_pretrained(tmp_path)
+
+    def begun(stage=TrainerFn.FITTING):
+        started = UniversalRetriever(None, InfoNCE(), init_from=tmp_path)
+        started.configure_model()
+        started._trainer = SimpleNamespace(state=SimpleNamespace(fn=stage))
+        return started
+
+    checkpoint = checkpoint_of(begun())
+    begun().on_load_checkpoint(checkpoint)
+    with torch.no_grad():
+        next(p for p in module.parameters() if p.requires_grad).add_(1.0)
+    module.encoder.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has other weights than the run began with; restore that folder"):
+        begun().on_load_checkpoint(checkpoint)
+    begun(TrainerFn.TESTING).on_load_checkpoint(checkpoint)  # its weights are all that is tested
+
+
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 @pytest.mark.parametrize("run", ["validate", "test", "predict"])
 def test_each_sub_command_says_once_what_is_loaded(tiny_mllm, tmp_path, monkeypatch, run):

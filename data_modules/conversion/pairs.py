@@ -48,7 +48,8 @@ def convert_pairs(
         name: Lower-case name of the data set.
         dataset_id: Its number, from 0; M-BEIR's own use 0 to 9.
         split: What the pairs are.
-        symmetric: Let each positive ask for its query as well, as in sets of duplicates and of NLI.
+        symmetric: Let each positive ask for its query as well, as in sets of duplicates and of NLI; where a
+            line is a ``set`` of texts that say the same, for all others.
         prompts: Instructions.
         progress: Whether to show a progress bar.
 
@@ -65,7 +66,7 @@ def convert_pairs(
             job.collect(pair)
         for pair in bar.track(job.pairs(), description=f"queries, {name}"):
             job.write_query(pair)
-        return target.summary(out)
+        return target.summary(out, source)
 
 
 class _PairsConversion:
@@ -93,8 +94,7 @@ class _PairsConversion:
         for pair in text_pairs(self.source, self.target.left_out if count else None):
             yield pair
             if self.symmetric:
-                for positive in pair.positives:
-                    yield TextPair(pair.source, positive, (pair.query,), ())
+                yield from _reversed(pair)
 
     def collect(self, pair: TextPair) -> None:
         """Write new candidates, and remember what answers the query."""
@@ -144,6 +144,17 @@ class _PairsConversion:
 
     def _id(self, number: int) -> str:
         return f"{self.dataset_id}:{number}"
+
+
+def _reversed(pair: TextPair) -> Iterator[TextPair]:
+    """The pairs in which the positives ask.
+
+    In a set each asks for all others. Elsewhere only for the query: two texts that follow from a third need
+    not follow from each other.
+    """
+    for positive in pair.positives:
+        others = (text for text in pair.positives if text != positive) if pair.same else ()
+        yield TextPair(pair.source, positive, (pair.query, *others), ())
 
 
 def _digest(text: str) -> bytes:

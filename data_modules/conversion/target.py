@@ -89,15 +89,19 @@ class ConversionTarget:
         """Count a query that was written."""
         self.queries.setdefault(split, Counter())[task] += 1
 
-    def summary(self, out: Path) -> ConversionSummary:
+    def summary(self, out: Path, source: Path | None = None) -> ConversionSummary:
         """Return the counts.
+
+        Args:
+            out: The folder that was written.
+            source: What an error names instead.
 
         Raises:
             DataError: If no query was written.
         """
         if not self.queries:
             counts = "; ".join(f"{number} {what}" for what, number in self.left_out.items())
-            raise DataError(f"{out}: no query is left to write ({counts}); complete the source folder")
+            raise DataError(f"{source or out}: no query is left to write ({counts}); complete the source")
         return ConversionSummary(
             out, self.queries, self.candidates, self.images, self.linked, +self.left_out, +self.notes
         )

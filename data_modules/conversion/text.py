@@ -78,7 +78,7 @@ def convert_beir(
         job.read_queries()
         for split, into_split in written.items():
             job.write_split(released[split], into_split)
-        return target.summary(out)
+        return target.summary(out, source)
 
 
 def _released_splits(reader: BEIRReader, wanted: Sequence[str] | None) -> dict[str, str]:

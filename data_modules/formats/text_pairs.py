@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,13 +42,32 @@ _POSITIVES = ("positives", "pos", "positive")
 _NEGATIVES = ("negatives", "neg", "negative")
 
 
-class TextPair(NamedTuple):
-    """A query, the texts that answer it, and texts that do not."""
+class Question(NamedTuple):
+    """Which question of a .json file, from 1: such a file has no lines to speak of."""
 
-    source: Source
+    path: Path
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.path}, question {self.number}"
+
+
+class TextPair(NamedTuple):
+    """A query, the texts that answer it, and texts that do not.
+
+    Args:
+        source: Where it was read from.
+        query: What is asked.
+        positives: What answers it.
+        negatives: What does not.
+        same: Whether query and positives all say the same, so that each asks for all others.
+    """
+
+    source: Source | Question
     query: str
     positives: tuple[str, ...]
     negatives: tuple[str, ...]
+    same: bool = False
 
 
 def is_pairs(path: Path) -> bool:
@@ -98,7 +118,7 @@ def _lines(path: Path) -> Iterator[tuple[Source, bytes]]:
                     yield Source(path, number), line
     except FileNotFoundError:
         raise DataError(f"{path}: file is missing; give {EXPECTED}") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); restore the file") from None
     if not found:
         raise DataError(f"{path}: file is empty; add lines or leave it out")
@@ -108,12 +128,13 @@ def _opened(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
-def _pair(source: Source, row: Any) -> TextPair:  # noqa: ANN401 - JSON
+def _pair(source: Source | Question, row: Any) -> TextPair:  # noqa: ANN401 - JSON
+    same = False
     if isinstance(row, list):
         query, positives, negatives = row[:1], row[1:2], row[2:]
     elif isinstance(row, dict) and "set" in row:
         texts = row["set"] if isinstance(row["set"], list) else []
-        query, positives, negatives = texts[:1], texts[1:], []
+        query, positives, negatives, same = texts[:1], texts[1:], [], True
     elif isinstance(row, dict):
         query = _field(source, row, _QUERY)
         positives = _field(source, row, _POSITIVES)
@@ -127,10 +148,12 @@ def _pair(source: Source, row: Any) -> TextPair:  # noqa: ANN401 - JSON
     if not answers:
         raise DataError(f"{source}: has no positive; add one or remove the line")
     wrong = [text for text in _texts(source, "negative", negatives) if text not in answers]
-    return TextPair(source, asked[0], tuple(dict.fromkeys(answers)), tuple(dict.fromkeys(wrong)))
+    return TextPair(source, asked[0], tuple(dict.fromkeys(answers)), tuple(dict.fromkeys(wrong)), same)
 
 
-def _field(source: Source, row: dict[str, Any], names: tuple[str, ...], *, needed: bool = True) -> list[Any]:
+def _field(
+    source: Source | Question, row: dict[str, Any], names: tuple[str, ...], *, needed: bool = True
+) -> list[Any]:
     there = [name for name in names if name in row]
     if len(there) > 1 or (needed and not there):
         found = f"both {' and '.join(there)}" if there else f"only {', '.join(map(repr, row))}"
@@ -139,7 +162,7 @@ def _field(source: Source, row: dict[str, Any], names: tuple[str, ...], *, neede
     return value if isinstance(value, list) else [value]
 
 
-def _texts(source: Source, role: str, values: list[Any]) -> list[str]:
+def _texts(source: Source | Question, role: str, values: list[Any]) -> list[str]:
     for value in values:
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{source}: {role} is {value!r:.80}; write a text that is not empty")
@@ -157,7 +180,7 @@ def _questions(path: Path, left_out: Counter[str]) -> Iterator[TextPair]:
             if not row[1]:
                 left_out[reason] += 1
                 continue
-            yield _pair(Source(path, number), {"query": row[0], "positives": row[1]})
+            yield _pair(Question(path, number), {"query": row[0], "positives": row[1]})
     except DataError:
         raise
     except FileNotFoundError:

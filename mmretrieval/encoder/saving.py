@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
@@ -196,6 +197,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
+
+
+def weights_digest(folder: Path) -> str:
+    """Return a hex digest of the file of trained weights in a folder.
+
+    Raises:
+        UserError: If there is none.
+    """
+    try:
+        with (folder / WEIGHTS).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{folder / WEIGHTS}: cannot be read ({error})") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

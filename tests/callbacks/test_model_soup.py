@@ -1,6 +1,7 @@
 """Mixes of the weights at the start and at the end: what is measured, saved and left as it was."""
 
 import json
+from hashlib import sha256
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from callbacks import AdapterCheckpoint, ModelSoup, RetrievalEvaluation
 from callbacks.model_soup import interpolated
+from mmretrieval.errors import UserError
 from mmretrieval.metrics.evaluation import EvaluationRound, with_average
 
 pytestmark = [
@@ -48,6 +50,7 @@ def started(fakes, tmp_path):
         def __init__(self):
             super().__init__()
             self.init_from = tmp_path / "start"
+            self.start_hash = None
             encoder = self.encoder
             encoder.trained_state = lambda: {"tokens": encoder.tokens.detach()}
             encoder.save_pretrained = self.save_into
@@ -126,6 +129,14 @@ def test_what_is_missing_is_said_before_training(fakes, started, data, tmp_path)
     for shares in ([0.5], [0.5, 1.5], [0.5, 0.5]):
         with pytest.raises(ValueError, match="at least two numbers between 0 and 1"):
             ModelSoup(shares)
+
+
+def test_a_start_that_has_changed_meanwhile_is_not_mixed_with(fakes, started, data, tmp_path):
+    (started.init_from / "adapter.safetensors").write_bytes(b"others")
+    started.start_hash = sha256(b"those of the start").hexdigest()
+    with pytest.raises(UserError, match="start has other weights now than when training started from them"):
+        fit(fakes, started, data, tmp_path, Measuring(0.1), ModelSoup())
+    assert torch.equal(started.encoder.tokens.detach(), started.last)
 
 
 def test_a_dry_run_writes_nothing(fakes, started, data, tmp_path):

@@ -162,13 +162,69 @@ def test_text_sources_are_found(texts, tmp_path):
     assert text_sources([texts / "large", texts / "small.jsonl"]) == both
     with pytest.raises(DataError, match="no text data are given"):
         text_sources([])
+    assert text_sources(tmp_path) == both, "also a folder further in"
+    (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match="is not in the BEIR layout"):
-        ContinualTextDataModule(tmp_path)
+        ContinualTextDataModule(tmp_path / "images")
     with pytest.raises(DataError, match="no such folder"):
         ContinualTextDataModule(tmp_path / "none")
     for fields in ({"text_share": 1.5}, {"temperature": 0.5}):
         with pytest.raises(ValueError, match="temperature must be at least 1"):
             ContinualTextDataModule(texts, **fields)
+
+
+def test_nothing_that_looks_like_text_data_is_passed_over_silently(texts, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("data_modules.text_sources.rank_zero_info", said.append)
+    (texts / "nli").mkdir()
+    (texts / "nli/train.jsonl").write_text('["q", "p"]\n')
+    for name in ("README.md", ".hidden.tsv", "collection.tsv", "passages.parquet"):
+        (texts / name).write_text("")
+    (texts / "pictures").mkdir()
+    assert [source.name for source in text_sources(texts)] == ["large", "nli", "small"]
+    assert said == [
+        f"{texts}: in no layout of text data, left alone: collection.tsv, passages.parquet, pictures"
+    ]
+    (texts / "fever").mkdir()
+    for name in ("queries.jsonl", "corpus.jsonl.gz"):
+        (texts / "fever" / name).write_text("")
+    with pytest.raises(DataError, match=r"fever: is not in the BEIR layout, corpus\.jsonl and qrels missing"):
+        ContinualTextDataModule(texts)
+
+
+def test_a_name_that_cannot_be_one_is_told_with_the_path_and_the_remedy(tmp_path):
+    (tmp_path / "my data.jsonl").write_text('["q", "p"]\n')
+    with pytest.raises(DataError, match=r"my data\.jsonl: 'my data' is no name of a data set .*\[name="):
+        text_sources(tmp_path)
+    assert text_sources({"mine": str(tmp_path / "my data.jsonl")})[0].name == "mine"
+
+
+def test_what_is_left_out_is_counted_and_told_and_empty_texts_only_where_allowed(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("data_modules.text_sets.rank_zero_info", said.append)
+    beir(tmp_path / "FiQA", 3)
+    with (tmp_path / "FiQA/corpus.jsonl").open("a") as file:
+        file.write('{"_id": "empty", "title": "", "text": ""}\n')
+    nli = [{"sentence1": "a", "sentence2": "b", "gold_label": gold} for gold in ("entailment", "neutral")]
+    (tmp_path / "snli.jsonl").write_text("".join(json.dumps(row) + "\n" for row in nli))
+    with pytest.raises(DataError, match=r"corpus\.jsonl:4: has no text; .* allow empty texts"):
+        TextSets(str(tmp_path), "train", "train").prepare_data()
+    with pytest.raises(DataError, match=r"snli\.jsonl: allow_empty is for folders in the BEIR layout"):
+        TextSets(str(tmp_path), "train", "train", allow_empty=["snli"])
+    said.clear()
+    sets = ContinualTextDataModule(str(tmp_path), allow_empty=["fiqa"]).texts
+    sets.prepare_data()
+    assert sorted(said) == [
+        f"{tmp_path / 'FiQA'}: left out 1 documents without title and text",
+        f"{tmp_path / 'snli.jsonl'}: left out 1 pairs of sentences without entailment",
+    ]
+
+
+def test_a_set_of_which_nothing_is_left_is_named_by_its_own_path(tmp_path):
+    row = {"sentence1": "a", "sentence2": "b", "gold_label": "neutral"}
+    (tmp_path / "snli.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'snli.jsonl'}: no query is left")):
+        TextSets(str(tmp_path), "train", "train").prepare_data()
 
 
 def test_files_whose_names_say_nothing_are_called_as_their_folders_and_any_can_be_named(tmp_path):

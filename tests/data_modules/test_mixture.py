@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_modules.collate import TrainingDataset
 from data_modules.corpus import PackedCorpus
 from data_modules.formats.records import DataError
 from data_modules.mixture import MixtureBatchSampler
@@ -249,6 +250,28 @@ def test_as_many_negatives_as_asked_for_and_all_different(queries, asked, given)
     ]
     assert len(found) == 20
     assert all(len(set(rows)) == len(rows) == given for rows in found)
+
+
+def test_each_positive_of_a_query_is_seen_where_they_are_drawn_and_none_is_a_negative(queries):
+    first = MixtureBatchSampler(queries, MixtureSettings(48))
+    assert {item.positive for item in first.batch(0, 0)} == {0}
+    drawn = MixtureBatchSampler(queries, MixtureSettings(48, positive="drawn"))
+    seen = {}
+    for epoch in range(20):
+        for item in drawn.batch(epoch, 0):
+            seen.setdefault(item.query, set()).add(item.positive)
+    counts = {row: len(queries.positives(row)) for row in range(48)}
+    assert max(counts.values()) > 1
+    assert seen == {row: {*range(count)} for row, count in counts.items()}
+    (item,) = [item for item in drawn.batch(3, 0) if counts[item.query] > 1 and item.positive][:1]
+    sample = TrainingDataset(queries)[item]
+    row = int(queries.positives(item.query)[item.positive])
+    assert sample.candidate_keys[0] == queries.corpus.candidate_keys[row]
+    assert {int(queries.corpus.candidate_keys[p]) for p in queries.positives(item.query)} <= {
+        *sample.positive_keys
+    }
+    with pytest.raises(ValueError, match=r"positive must be one of .* found 'last'"):
+        MixtureSettings(48, positive="last")
 
 
 # --- mistakes

@@ -71,6 +71,16 @@ def test_symmetric_sets_are_asked_both_ways(tmp_path):
     assert summary.left_out == {pairs.UNANSWERED: 1}
 
 
+def test_in_a_symmetric_set_each_text_asks_for_all_others_but_pairs_are_not_chained(tmp_path):
+    rows = [{"set": ["a", "b", "c"]}, ["man", "person"], ["woman", "person"]]
+    convert(write(tmp_path / "tiny.jsonl", rows), tmp_path / "out", symmetric=True)
+    answers = {query: positives for query, (positives, _) in found(tmp_path / "out").items()}
+    assert answers == {
+        "a": ["b", "c"], "b": ["a", "c"], "c": ["a", "b"],
+        "man": ["person"], "woman": ["person"], "person": ["man", "woman"],
+    }  # fmt: skip
+
+
 def test_squads_questions_ask_for_their_paragraphs(tmp_path):
     questions = [
         {"question": "who", "answers": [{"text": "x", "answer_start": 0}]},
@@ -138,13 +148,19 @@ def test_unusable_files_are_named(tmp_path, monkeypatch):
     (tmp_path / "not.jsonl.gz").write_text("[]")
     with pytest.raises(DataError, match="cannot be read"):
         list(text_pairs(tmp_path / "not.jsonl.gz"))
+    lines = "".join(json.dumps([f"q{n}", f"a{n * n}"]) + "\n" for n in range(4000))
+    whole = gzip.compress(lines.encode())
+    for number, damaged in enumerate((whole[:-20], whole[:9000] + b"\xff" * 40 + whole[9040:])):
+        (tmp_path / f"damaged{number}.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"damaged{number}\.jsonl\.gz: cannot be read"):
+            list(text_pairs(tmp_path / f"damaged{number}.jsonl.gz"))
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(DataError, match="the layout of neither SQuAD nor BioASQ"):
         list(text_pairs(tmp_path / "other.json"))
     (tmp_path / "bad.json").write_text(
         json.dumps({"questions": [{"body": " ", "snippets": [{"text": "a"}]}]})
     )
-    with pytest.raises(DataError, match=r"bad.json:1: query is ' '; write a text"):
+    with pytest.raises(DataError, match=r"bad.json, question 1: query is ' '; write a text"):
         list(text_pairs(tmp_path / "bad.json"))
     monkeypatch.setattr(format_, "MAX_LINE", 100)
     write(tmp_path / "bomb.jsonl.gz", [["q", "a" * 1000]], gzip.open)
