@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from callbacks import AtomicCheckpointIO, HardNegativeMining, ResumeCheckpoint
-from data_modules import EmbeddedDataModule
+from data_modules import ContinualTextDataModule, EmbeddedDataModule
 from mmretrieval import MLLMEncoder, UniversalRetriever
 from mmretrieval.encoder.adapters import LoRA
 from mmretrieval.encoder.chunks import Chunks
@@ -22,6 +22,7 @@ from mmretrieval.mining import MiningPlan, ModalityAware
 from mmretrieval.schedules import WarmupCosine
 
 STEPS, EPOCHS = 6, 3  # of an epoch, of a run
+TEXT_SHARE = 0.4
 
 
 class KilledError(Exception):
@@ -86,15 +87,24 @@ def fit(
     world=1,
     callbacks=(),
     max_skipped_steps=10,
+    text_root=None,
 ) -> Run:
-    """Train ``EPOCHS`` epochs of ``STEPS`` steps; of ``world`` ranks, each calls it in its own process."""
+    """Train ``EPOCHS`` epochs of ``STEPS`` steps; of ``world`` ranks, each calls it in its own process.
+
+    With ``text_root``, texts from there are blended in.
+    """
     seed_everything(7)
     lora = LoRA(rank=2, alpha=4, dropout=dropout)  # draws matter
     encoder = MLLMEncoder(str(base), lora=lora, chunks=Chunks(rows=8, kept=0.5))
     schedule = lambda optimizer, steps: WarmupCosine(optimizer, steps, warmup_share=0.2)  # noqa: E731
     optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=1e-2)  # noqa: E731
     module = UniversalRetriever(encoder, InfoNCE(0.1), optimizer, schedule, max_skipped_steps)
-    data = EmbeddedDataModule(size=64, global_batch_size=batch, seed=3, num_workers=workers)
+    stream = {"size": 64, "global_batch_size": batch, "seed": 3, "num_workers": workers}
+    data = (
+        EmbeddedDataModule(**stream)
+        if text_root is None
+        else ContinualTextDataModule(str(text_root), text_share=TEXT_SHARE, batches_per_epoch=STEPS, **stream)
+    )
     plan = MiningPlan(top_k=20, selection=ModalityAware(k_prime=10))
     mining = KillingMining(plan, index=ExactIndex(), folder=folder / "negatives")
     recorder = Recorder(kill_at)
