@@ -5,8 +5,11 @@
 stage1       configs/stage1.yaml: multimodal data alone
 continual    configs/continual_text.yaml, which goes on from there
 at_once      from the backbone, both kinds of data blended: exactly as many steps as both stages together, as
-             many samples of each kind, and negatives mined by the plan of stage 2 after the same steps; so
-             that only the order differs, and that its learning rate falls once and not twice
+             many samples of each kind, and negatives mined by the plan of stage 2 after the same steps. What
+             differs is the order and what comes with it: the learning rate falls once and not twice, and
+             there are no earlier embeddings to stay near, as the distillation of stage 2 does
+
+Neither uses negatives that data sets give (data.given_negatives is null, as in stage 1).
 
 Text is measured on the test queries of the embedded text benchmark, multimodal retrieval as in stage 1. Runs
 that finished in the output folder are not repeated.

@@ -42,9 +42,10 @@ class ContinualTextDataModule(RetrievalDataModule):
         root: The multimodal data, as for :class:`~data_modules.MBEIRDataModule`; the embedded benchmark by
             default.
         text_split: Which of the qrels to train on.
-        text_share: Share of the samples that are text, between 0 and 1.
-        temperature: Blends the text data sets in proportion to their queries to the power of 1 / temperature,
-            at least 1.
+        text_share: Share of the samples that are text, between 0 and 1. ``None``: all sources blend in
+            proportion to their queries, the multimodal data as one.
+        temperature: Proportions are those of the queries to the power of 1 / temperature, at least 1: among
+            the text data sets, or, without ``text_share``, among all sources.
         weights: Share of each source instead, ``multimodal`` and the text data sets' tasks, ``<name>_task1``;
             all are named.
         homogeneous: Whether all queries of a step, over all ranks, are of one source.
@@ -82,7 +83,7 @@ class ContinualTextDataModule(RetrievalDataModule):
         text_root: dict[str, str] | list[str] | str = "embedded",
         root: Path | None = None,
         text_split: str = "train",
-        text_share: float = 0.5,
+        text_share: float | None = 0.5,
         temperature: float = 1.0,
         weights: dict[str, float] | None = None,
         homogeneous: bool = False,
@@ -104,7 +105,9 @@ class ContinualTextDataModule(RetrievalDataModule):
         seed: int = 0,
         allow_empty: Sequence[str] = (),
     ) -> None:
-        tempered({"any": 1}, temperature, text_share)  # refuses what is out of range now
+        tempered(
+            {"any": 1}, temperature, 1.0 if text_share is None else text_share
+        )  # refuses what is out of range now
         self.multimodal: RetrievalDataModule = (
             EmbeddedDataModule(size, data_seed) if root is None else MBEIRDataModule(root)
         )
@@ -171,12 +174,14 @@ class ContinualTextDataModule(RetrievalDataModule):
 
     def _weights(self, queries: JoinedQueries) -> dict[str, float]:
         counts = np.bincount(queries.task_of, weights=queries.copies, minlength=len(queries.tasks))
-        texts = {
-            task: int(count)
-            for task, count, part in zip(queries.tasks, counts, queries.part_of_task, strict=True)
-            if part
+        of_task = dict(zip(queries.tasks, counts.tolist(), strict=True))
+        sizes = {
+            name: int(sum(of_task[task] for task in tasks)) for name, tasks in sources_of(queries).items()
         }
-        return {MULTIMODAL: 1 - self.text_share, **tempered(texts, self.temperature, self.text_share)}
+        if self.text_share is None:
+            return tempered(sizes, self.temperature, 1.0)
+        del sizes[MULTIMODAL]
+        return {MULTIMODAL: 1 - self.text_share, **tempered(sizes, self.temperature, self.text_share)}
 
 
 def sources_of(queries: JoinedQueries) -> dict[str, list[str]]:

@@ -87,6 +87,13 @@ def test_sources_get_the_shares_that_were_asked_for(ready):
 def test_temperature_and_weights_blend_the_text_data_sets(ready):
     flat = ready(temperature=1e9).training_shares
     assert flat["large_task1"] == pytest.approx(flat["small_task1"]) == pytest.approx(0.25)
+    proportional = ready(text_share=None).training_shares
+    multimodal = sum(
+        share for task, share in proportional.items() if "large" not in task and "small" not in task
+    )
+    assert multimodal == pytest.approx(48 / 88), "as one source"
+    assert proportional["large_task1"] == pytest.approx(32 / 88)
+    assert ready(text_share=None, temperature=1e9).training_shares["large_task1"] == pytest.approx(1 / 3)
     weights = {MULTIMODAL: 1.0, "large_task1": 0.0, "small_task1": 3.0}
     shares = ready(weights=weights).training_shares
     assert shares["small_task1"] == 0.75
