@@ -13,11 +13,12 @@ from callbacks.collaborators import RetrievalData
 from callbacks.embedding import Rows, embed
 from callbacks.mining_schedule import RoundSubset
 from callbacks.rankings import rank
+from callbacks.searching import usual_index
 from callbacks.teacher import Teacher, TeacherFolder
 from data_modules.encoding import EncodingTable
 from data_modules.query_set import QuerySet
 from mmretrieval.content import Modality
-from mmretrieval.index import EmbeddingStore, VectorIndex
+from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
 from mmretrieval.mining import Rankings
 from mmretrieval.mining.data_sets import fits
 from mmretrieval.mining.stamp import Scalar
@@ -27,7 +28,7 @@ class MiningSearch:
     """Searches the training pool for the training queries, with the trained retriever or a teacher.
 
     Args:
-        index: An empty index.
+        index: An empty index; ``None``: the exact one, on the device of this rank.
         subset: What a round looks at.
         teacher: Folder of another retriever; ``None``: there is none.
         teacher_tasks: Patterns of the tasks that the teacher searches for; ``None``: all.
@@ -40,7 +41,7 @@ class MiningSearch:
 
     def __init__(
         self,
-        index: VectorIndex,
+        index: VectorIndex | None,
         subset: RoundSubset,
         teacher: Path | TeacherFolder | None,
         teacher_tasks: Sequence[str] | None,
@@ -69,7 +70,8 @@ class MiningSearch:
         """Who searches, for the stamps of negatives."""
         teacher = None if self.teacher is None else self._loaded_teacher().embedding_hash()
         tasks = {} if self.teacher_tasks is None else {"teacher_tasks": ", ".join(self.teacher_tasks)}
-        return {"index": type(self.index).__name__, "teacher": teacher, **tasks}
+        kind = ExactIndex if self.index is None else type(self.index)
+        return {"index": kind.__name__, "teacher": teacher, **tasks}
 
     def rankings(
         self,
@@ -144,6 +146,7 @@ class MiningSearch:
         def embedded(table: EncodingTable, rows: Rows) -> EmbeddingStore:
             return embed(trainer, scorer, table, rows, folder, self.embedding_dtype)
 
+        device = trainer.strategy.root_device
         return rank(
             embedded,
             data.candidate_table(processor),
@@ -151,9 +154,9 @@ class MiningSearch:
             queries,
             pool,
             rows,
-            self.index,
+            self.index if self.index is not None else usual_index(device),
             depth,
-            trainer.strategy.root_device,
+            device,
         )
 
     def _loaded_teacher(self) -> Teacher:

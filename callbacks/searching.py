@@ -21,6 +21,15 @@ _QUERY_BYTES = 2**29
 large ones: 32,768 queries of 4,096 dimensions."""
 
 
+def usual_index(device: torch.device) -> ExactIndex:
+    """The index of mining and evaluation where none is given: exact, with the pool on disk.
+
+    Args:
+        device: Of this process; a GPU scores there, anything else on the CPU.
+    """
+    return ExactIndex(str(device) if device.type == "cuda" else "cpu")
+
+
 def search(
     index: VectorIndex,
     store: EmbeddingStore,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import faiss as faiss_module
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mmretrieval.index.base import NO_LABEL, FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
@@ -40,15 +42,16 @@ class FaissIndex(VectorIndex):
     Args:
         factory: FAISS' factory string: "Flat" is exhaustive, "IVF1024,Flat", "HNSW32", … are approximate. An
             index that needs training is trained on the first 262,144 vectors of the first call of ``add``.
-        device: "cpu", "cuda" for one GPU, "cuda:all" for all of them, each with a part of the vectors, or
-            "auto" for "cuda" where FAISS sees a GPU and "cpu" elsewhere.
+        device: "cpu", "cuda" for this process' own GPU, torch's current one, so that each rank has its own,
+            "cuda:1" for a certain one, "cuda:all" for all of them, each with a part of the vectors, for a
+            single process, or "auto" for "cuda" where FAISS sees a GPU and "cpu" elsewhere.
         tie_window: How far beyond ``k`` to look for equal scores, at least 1. A GPU looks at 2048 vectors in
             all.
         parameters: FAISS' parameters of the search, as "nprobe=16" or "efSearch=64".
 
     Raises:
-        ValueError: If ``device`` is unknown, or a GPU is asked for and FAISS sees none, or ``tie_window`` is
-            not positive; from ``add``, if FAISS does not know the factory string or parameters, or vectors
+        ValueError: If ``device`` is unknown, or a GPU is asked for that FAISS does not see, or ``tie_window``
+            is not positive; from ``add``, if FAISS does not know the factory string or parameters, or vectors
             are not finite; from ``search``, if ``k`` is above 2047 on a GPU, or groups are asked for and
             FAISS cannot skip vectors of such an index.
     """
@@ -119,7 +122,15 @@ class FaissIndex(VectorIndex):
             return index
         options = faiss.GpuMultipleClonerOptions()
         options.shard = True
-        return faiss.index_cpu_to_all_gpus(index, co=options, ngpu=1 if self.device == "cuda" else -1)
+        return faiss.index_cpu_to_gpus_list(index, co=options, gpus=self._gpus())
+
+    def _gpus(self) -> list[int]:
+        """Numbers of the GPUs to use, asked for late: by then a strategy has given each rank one."""
+        if self.device == "cuda:all":
+            return list(range(faiss.get_num_gpus()))
+        if self.device == "cuda":
+            return [torch.cuda.current_device() if torch.cuda.is_available() else 0]
+        return [int(self.device.removeprefix("cuda:"))]
 
     def _search(self, queries: FloatMatrix, k: int, groups: Groups) -> tuple[Scores, Labels]:
         block = _contiguous(queries, "queries")
@@ -216,10 +227,13 @@ def _resolved(device: str) -> str:
     gpus = faiss.get_num_gpus()
     if device == "auto":
         return "cuda" if gpus else "cpu"
-    if device not in ("cpu", "cuda", "cuda:all"):
-        raise ValueError(f'device must be "cpu", "cuda", "cuda:all" or "auto", found {device!r}.')
+    numbered = re.fullmatch(r"cuda:(\d+)", device)
+    if device not in ("cpu", "cuda", "cuda:all") and numbered is None:
+        raise ValueError(f'device must be "cpu", "cuda", "cuda:1", "cuda:all" or "auto", found {device!r}.')
     if device != "cpu" and not gpus:
         raise ValueError('FAISS sees no GPU: use device="auto" or "cpu", or install faiss-gpu.')
+    if numbered is not None and int(numbered[1]) >= gpus:
+        raise ValueError(f'FAISS sees {gpus} GPUs, numbered from 0, found device="{device}": use "cuda".')
     return device
 
 

@@ -8,9 +8,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks import HardNegativeMining, MiningSchedule, RoundSubset
+from callbacks import HardNegativeMining, MiningSchedule, RoundSubset, mining_search
+from callbacks.searching import usual_index
 from data_modules.formats.records import DataError, id_key
-from mmretrieval.index import ExactIndex
+from mmretrieval.index import ExactIndex, FaissIndex
 from mmretrieval.mining import (
     MiningPlan,
     ModalityAware,
@@ -103,7 +104,17 @@ def test_mined_negatives_equal_a_brute_force_oracle_and_reach_the_data_module(fi
     assert mining.expected[0][0] != mining.expected[1][0], "training changed nothing, so the test is vacuous"
 
 
-@pytest.mark.parametrize("index", [None, ExactIndex()])
+def test_mining_searches_exactly_on_the_ranks_own_device_by_default(fitted, data, monkeypatch):
+    indexes, ranked = [], mining_search.rank
+    monkeypatch.setattr(mining_search, "rank", lambda *a: (indexes.append(a[6]), ranked(*a))[1])
+    fitted(HardNegativeMining(), epochs=2)
+    (index,) = indexes
+    assert (type(index), index.device.type) == (ExactIndex, "cpu")
+    assert data.tables[0].stamp.settings["index"] == "ExactIndex"
+    assert usual_index(torch.device("cuda:3")).device == torch.device("cuda:3")
+
+
+@pytest.mark.parametrize("index", [FaissIndex(device="cpu"), ExactIndex()])
 def test_the_file_is_stamped_with_weights_step_pool_and_settings(fitted, data, tmp_path, index):
     mining = Spy(MiningPlan(selection=ModalityAware(k_prime=40)), index=index)
     fitted(mining)
