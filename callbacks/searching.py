@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mmretrieval.distributed import all_gather, rank, rows_of_rank, world_size
 from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
 from mmretrieval.index.base import Vectors
+from mmretrieval.index.filling import fill
 
 Rows = NDArray[np.int64]
 
@@ -46,7 +47,8 @@ def search(
     These do not depend on the blocks, but for the rounding of FAISS' scores.
 
     Args:
-        index: An empty index; a copy of it is filled, with modality codes as groups.
+        index: An empty index; a copy of it is filled, with modality codes as groups, and trained on a sample
+            of the pool if it needs that.
         store: Embeddings of the pool, and perhaps of others.
         pool: Rows to find.
         queries: Float32 vectors to search with: an array, or :class:`~mmretrieval.index.StoredRows`, which
@@ -57,12 +59,14 @@ def search(
     Shape:
         - pool: ``(N,)``, queries: ``(Q, D)``, output: scores ``(Q, k)`` and rows of the pool ``(Q, k)``, as
           :meth:`mmretrieval.index.VectorIndex.search` returns them, equal scores by ascending row.
+
+    Raises:
+        ValueError: If the pool has fewer vectors than the index must be trained on.
     """
     filled = copy.deepcopy(index)
     if isinstance(filled, ExactIndex) and filled.shard_pool and world_size() > 1:
         return _search_shards(filled, store, pool, queries, k, device)
-    for vectors, rows, modality in store.parts(pool):
-        filled.add(vectors, labels=rows, group=modality)
+    fill(filled, store, pool, device)
     own = rows_of_rank(queries.shape[0], rank(), world_size())
     blocks = [filled.search(queries[block], k) for block in _blocks(own, queries.shape[1])]
     scores, found = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
@@ -81,8 +85,7 @@ def _search_shards(
     device: torch.device,
 ) -> tuple[NDArray[np.float32], Rows]:
     share = rows_of_rank(len(pool), rank(), world_size())
-    for vectors, rows, modality in store.parts(_in_storage(store, pool, device)[share.start : share.stop]):
-        index.add(vectors, labels=rows, group=modality)
+    fill(index, store, _in_storage(store, pool, device)[share.start : share.stop])
     merged = []
     for block in _blocks(range(queries.shape[0]), queries.shape[1]):
         scores, labels = index.best(queries[block], k)
