@@ -71,14 +71,15 @@ def embed(
     folder = folder if folder is not None else Path(trainer.default_root_dir, "embeddings")
     _check(table, rows)
     store = open_store(trainer, module, table, folder, dtype)
-    missing = rows[~store.present(rows)]
-    gather_sizes(len(missing), trainer.strategy.root_device)  # nobody writes before everybody has looked
+    # Rank 0 decides: another job may be filling the store, and ranks that each look for themselves would
+    # disagree on what is missing, and then wait for each other in different places.
+    missing = trainer.strategy.broadcast(rows[~store.present(rows)])
     if len(missing):
         new = missing[~copy_from_others(trainer, store, table, missing)]
         _say(trainer, table, len(rows), len(missing), len(new))
         if len(new):
             _embed_units(trainer, module, table, _units(table, new), store)
-        _await(store, rows, table)
+    _await(store, rows, table)  # also if rank 0 sees all: another machine may not yet
     return store
 
 
