@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from callbacks.embedding import Rows, embed
 from callbacks.mining_schedule import RoundSubset
 from callbacks.rankings import rank
 from callbacks.searching import usual_index
-from callbacks.teacher import Teacher, TeacherFolder
+from callbacks.teacher import Teacher, TeacherFolder, lent
 from data_modules.encoding import EncodingTable
 from data_modules.query_set import QuerySet
 from mmretrieval.content import Modality
@@ -101,8 +102,7 @@ class MiningSearch:
         taught = self._taught(data.queries(data.train_split), rows)
         if not taught.any():
             return self._searched(trainer, module, data, number, rows, depth)
-        teacher = self._loaded_teacher().to(trainer.strategy.root_device)
-        parts = [self._searched(trainer, teacher, data, number, rows[taught], depth)]
+        parts = [self._searched(trainer, self._loaded_teacher(), data, number, rows[taught], depth)]
         if not taught.all():
             parts.append(self._searched(trainer, module, data, number, rows[~taught], depth))
         order = np.concatenate([np.flatnonzero(taught), np.flatnonzero(~taught)])
@@ -136,17 +136,18 @@ class MiningSearch:
         queries = data.queries(data.train_split)
         positives = np.array([queries.positives(row)[0] for row in rows.tolist()], dtype=np.int64)
         pool = self.subset.candidates_of(number, data.corpus.pools[data.train_pool], positives)
-        folder, processor = self.embeddings, None
+        folder, processor, while_embedding = self.embeddings, None, None
+        device = trainer.strategy.root_device
         if isinstance(scorer, Teacher):
             processor = scorer.input_processor
+            while_embedding = partial(lent, scorer, device)
             folder = (folder or Path(trainer.default_root_dir, "embeddings")) / "teacher"
             if not scorer.reads_pictures:
                 pool = pool[data.corpus.candidate_modalities[pool] == Modality.TEXT.code]
 
         def embedded(table: EncodingTable, rows: Rows) -> EmbeddingStore:
-            return embed(trainer, scorer, table, rows, folder, self.embedding_dtype)
+            return embed(trainer, scorer, table, rows, folder, self.embedding_dtype, while_embedding)
 
-        device = trainer.strategy.root_device
         return rank(
             embedded,
             data.candidate_table(processor),

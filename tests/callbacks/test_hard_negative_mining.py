@@ -1,5 +1,7 @@
 """Mining between epochs: the paper's negatives, in a stamped file, in the hands of the data module."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks import HardNegativeMining, MiningSchedule, RoundSubset, mining_search
 from callbacks.searching import usual_index
+from callbacks.teacher import lent
 from data_modules.formats.records import DataError, id_key
 from mmretrieval.index import ExactIndex, FaissIndex
 from mmretrieval.mining import (
@@ -450,12 +453,17 @@ def taught(fakes, module, data, tmp_path, monkeypatch):
 
     class Teacher(torch.nn.Module):
         reads_pictures, input_processor = True, None
+        moves: ClassVar[list[str]] = []
 
         def __init__(self, folder):
             super().__init__()
             self.encoder = fakes.FakeEncoder()
             with torch.no_grad():
                 self.encoder.tokens.copy_(self.encoder.tokens.roll(1, dims=0))
+
+        def to(self, device):
+            self.moves.append(str(device))
+            return super().to(device)
 
         def embedding_hash(self):
             return "teacher"
@@ -471,6 +479,7 @@ def taught(fakes, module, data, tmp_path, monkeypatch):
         mining.mine(trainer, module)
         return mining, Teacher
 
+    run.teacher = Teacher
     return run
 
 
@@ -485,6 +494,28 @@ def test_a_teacher_may_mine_for_some_tasks_only(taught, module, data):
         assert found == expected
     assert own != other
     assert mining.latest.stamp.settings["teacher_tasks"] == "beta_*"
+
+
+def test_a_teacher_is_on_the_device_only_while_it_embeds(taught, monkeypatch):
+    """In training, its memory is needed; where all is kept from an earlier round, it need not come at all."""
+    monkeypatch.setattr("callbacks.mining_search.lent", lambda teacher, _: lent(teacher, "cpu:0"))
+    _, teacher = taught(teacher_tasks=["beta_*"])
+    assert teacher.moves == ["cpu:0", "cpu"] * 2, "for candidates and queries"
+    teacher.moves.clear()
+    taught(teacher_tasks=["beta_*"])
+    assert teacher.moves == []
+
+
+def test_a_teacher_leaves_the_device_after_an_error(taught, fakes, monkeypatch):
+    class Broken(fakes.FakeEncoder):
+        def forward(self, inputs):
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(fakes, "FakeEncoder", Broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        taught()
+    assert len(taught.teacher.moves) == 2
+    assert taught.teacher.moves[-1] == "cpu"
 
 
 def test_a_teacher_of_texts_searches_texts(taught, data, monkeypatch):
