@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def embed(
     rows: Rows,
     folder: Path | None = None,
     dtype: str = "float32",
+    while_embedding: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> EmbeddingStore:
     """Embed rows of a table, and return the store that has them, perhaps among others.
 
@@ -62,6 +63,7 @@ def embed(
         rows: Different rows of the table, at least one, ``(N,)``.
         folder: Where stores are kept, ``embeddings`` in the trainer's ``default_root_dir`` by default.
         dtype: How embeddings are kept: ``float32``, ``float16`` or ``bfloat16``.
+        while_embedding: Makes what is entered while something is embedded, and not where all is kept.
 
     Raises:
         ValueError: If there is no row, or a row is there twice or not in the table, the loader gives other
@@ -71,14 +73,16 @@ def embed(
     folder = folder if folder is not None else Path(trainer.default_root_dir, "embeddings")
     _check(table, rows)
     store = open_store(trainer, module, table, folder, dtype)
-    missing = rows[~store.present(rows)]
-    gather_sizes(len(missing), trainer.strategy.root_device)  # nobody writes before everybody has looked
+    # Rank 0 decides: another job may be filling the store, and ranks that each look for themselves would
+    # disagree on what is missing, and then wait for each other in different places.
+    missing = trainer.strategy.broadcast(rows[~store.present(rows)])
     if len(missing):
         new = missing[~copy_from_others(trainer, store, table, missing)]
         _say(trainer, table, len(rows), len(missing), len(new))
         if len(new):
-            _embed_units(trainer, module, table, _units(table, new), store)
-        _await(store, rows, table)
+            with while_embedding() if while_embedding is not None else nullcontext():
+                _embed_units(trainer, module, table, _units(table, new), store)
+    _await(store, rows, table)  # also if rank 0 sees all: another machine may not yet
     return store
 
 

@@ -21,7 +21,7 @@ from callbacks.mining_search import MiningSearch
 from callbacks.teacher import TeacherFolder
 from data_modules.encoding import queries_digest
 from data_modules.formats.records import DataError
-from mmretrieval.index import FaissIndex, VectorIndex
+from mmretrieval.index import VectorIndex
 from mmretrieval.mining import (
     DataSets,
     ExpectedStamp,
@@ -54,8 +54,8 @@ class HardNegativeMining(Callback):
         rounds_kept: Train with the negatives of so many rounds, at least 1, the newest first; a sample draws
             from all of them. With a ``subset`` of the queries, the others keep those of their last turn.
             ``start`` counts as the round before the first.
-        index: An empty index to search with, :class:`~mmretrieval.index.FaissIndex` by default; each rank
-            fills a copy and searches its share of the queries.
+        index: An empty index to search with, :class:`~mmretrieval.index.ExactIndex` by default, on the rank's
+            device and with the pool on disk; each rank fills a copy and searches its share of the queries.
         folder: Where the files go, ``negatives`` in the trainer's ``default_root_dir`` by default.
         teacher: Folder of another retriever that is searched with, a run of this project or a
             sentence-transformers text model; what it embeds is kept for all rounds. A
@@ -99,7 +99,7 @@ class HardNegativeMining(Callback):
         self.schedule = schedule if schedule is not None else MiningSchedule()
         self.subset = subset if subset is not None else RoundSubset()
         self.rounds_kept = rounds_kept
-        self.index = index if index is not None else FaissIndex()
+        self.index = index
         self.folder, self.start = folder, start
         self.search = MiningSearch(
             self.index, self.subset, teacher, teacher_tasks, embeddings, embedding_dtype
@@ -119,7 +119,7 @@ class HardNegativeMining(Callback):
         retriever_of(pl_module)
         data = data_of(trainer)
         data.corpus.pool_digest(data.train_pool)  # an unknown pool is an error now, not after an epoch
-        if len(self.index):
+        if self.index is not None and len(self.index):
             raise MisconfigurationException(f"The index of mining must be empty, it holds {len(self.index)}.")
         if self.start is not None:
             self._start = file_hash(self.start), NegativeTable.load(self.start, _of_data(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from callbacks.collaborators import RetrievalData
 from callbacks.embedding import Rows, embed
 from callbacks.mining_schedule import RoundSubset
 from callbacks.rankings import rank
-from callbacks.teacher import Teacher, TeacherFolder
+from callbacks.searching import usual_index
+from callbacks.teacher import Teacher, TeacherFolder, lent
 from data_modules.encoding import EncodingTable
 from data_modules.query_set import QuerySet
 from mmretrieval.content import Modality
-from mmretrieval.index import EmbeddingStore, VectorIndex
+from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
 from mmretrieval.mining import Rankings
 from mmretrieval.mining.data_sets import fits
 from mmretrieval.mining.stamp import Scalar
@@ -27,7 +29,7 @@ class MiningSearch:
     """Searches the training pool for the training queries, with the trained retriever or a teacher.
 
     Args:
-        index: An empty index.
+        index: An empty index; ``None``: the exact one, on the device of this rank.
         subset: What a round looks at.
         teacher: Folder of another retriever; ``None``: there is none.
         teacher_tasks: Patterns of the tasks that the teacher searches for; ``None``: all.
@@ -40,7 +42,7 @@ class MiningSearch:
 
     def __init__(
         self,
-        index: VectorIndex,
+        index: VectorIndex | None,
         subset: RoundSubset,
         teacher: Path | TeacherFolder | None,
         teacher_tasks: Sequence[str] | None,
@@ -69,7 +71,8 @@ class MiningSearch:
         """Who searches, for the stamps of negatives."""
         teacher = None if self.teacher is None else self._loaded_teacher().embedding_hash()
         tasks = {} if self.teacher_tasks is None else {"teacher_tasks": ", ".join(self.teacher_tasks)}
-        return {"index": type(self.index).__name__, "teacher": teacher, **tasks}
+        kind = ExactIndex if self.index is None else type(self.index)
+        return {"index": kind.__name__, "teacher": teacher, **tasks}
 
     def rankings(
         self,
@@ -99,8 +102,7 @@ class MiningSearch:
         taught = self._taught(data.queries(data.train_split), rows)
         if not taught.any():
             return self._searched(trainer, module, data, number, rows, depth)
-        teacher = self._loaded_teacher().to(trainer.strategy.root_device)
-        parts = [self._searched(trainer, teacher, data, number, rows[taught], depth)]
+        parts = [self._searched(trainer, self._loaded_teacher(), data, number, rows[taught], depth)]
         if not taught.all():
             parts.append(self._searched(trainer, module, data, number, rows[~taught], depth))
         order = np.concatenate([np.flatnonzero(taught), np.flatnonzero(~taught)])
@@ -134,15 +136,17 @@ class MiningSearch:
         queries = data.queries(data.train_split)
         positives = np.array([queries.positives(row)[0] for row in rows.tolist()], dtype=np.int64)
         pool = self.subset.candidates_of(number, data.corpus.pools[data.train_pool], positives)
-        folder, processor = self.embeddings, None
+        folder, processor, while_embedding = self.embeddings, None, None
+        device = trainer.strategy.root_device
         if isinstance(scorer, Teacher):
             processor = scorer.input_processor
+            while_embedding = partial(lent, scorer, device)
             folder = (folder or Path(trainer.default_root_dir, "embeddings")) / "teacher"
             if not scorer.reads_pictures:
                 pool = pool[data.corpus.candidate_modalities[pool] == Modality.TEXT.code]
 
         def embedded(table: EncodingTable, rows: Rows) -> EmbeddingStore:
-            return embed(trainer, scorer, table, rows, folder, self.embedding_dtype)
+            return embed(trainer, scorer, table, rows, folder, self.embedding_dtype, while_embedding)
 
         return rank(
             embedded,
@@ -151,9 +155,9 @@ class MiningSearch:
             queries,
             pool,
             rows,
-            self.index,
+            self.index if self.index is not None else usual_index(device),
             depth,
-            trainer.strategy.root_device,
+            device,
         )
 
     def _loaded_teacher(self) -> Teacher:

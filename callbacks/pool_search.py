@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from callbacks.exclusions import Exclusions
 from callbacks.searching import search
 from data_modules.query_set import QuerySet
-from mmretrieval.index import EmbeddingStore, VectorIndex
+from mmretrieval.index import EmbeddingStore, StoredRows, VectorIndex
 from mmretrieval.metrics.evaluation import GLOBAL, LOCAL
 from mmretrieval.metrics.ranked import Positives, Ranking, Rows
 
@@ -129,7 +129,7 @@ def search_pools(
             continue
         asked = np.concatenate([by_task[task] for task in tasks])
         deeper = depth + exclusions.most(asked, pool.rows)
-        scores, found = search(index, candidates, pool.rows, asked_of.vectors_of(asked), deeper, device)
+        scores, found = search(index, candidates, pool.rows, StoredRows(asked_of, asked), deeper, device)
         ranking = exclusions.removed(Ranking(asked, found, scores), depth)
         for task in tasks:
             rankings.setdefault(pool.kind, {})[task] = ranking.part(np.isin(asked, by_task[task]))

@@ -13,7 +13,9 @@ from data_modules.encoding import EncodingTable
 from data_modules.formats.records import id_key
 from data_modules.guards import guarded_rows
 from data_modules.query_set import QuerySet
-from mmretrieval.index import EmbeddingStore, VectorIndex
+from mmretrieval.distributed import all_gather, rows_of_rank, world_size
+from mmretrieval.distributed import rank as this_rank
+from mmretrieval.index import EmbeddingStore, StoredRows, VectorIndex
 from mmretrieval.metrics.ranked import Positives
 from mmretrieval.mining import Rankings
 
@@ -49,7 +51,7 @@ def rank(
         device: Where the process group can exchange tensors.
     """
     store = embed(candidates, pool)
-    asked = embed(queries, rows).vectors_of(rows)
+    asked = StoredRows(embed(queries, rows), rows)  # of all queries, the vectors may not fit into memory
     scores, found = search(index, store, pool, asked, k, device)
     guarded = guarded_rows(query_set, rows)
     known = Positives.of(guarded)
@@ -62,17 +64,21 @@ def rank(
         known_rows=known.rows,
         known_offsets=known.offsets,
         query_keys=np.array([id_key(id_) for id_ in query_set.ids[rows].tolist()], dtype=np.int64),
-        positive_scores=_scores(store, labelled, asked),
+        positive_scores=_scores(store, labelled, asked, device),
     )
 
 
-def _scores(store: EmbeddingStore, rows: Rows, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each query's score of its own row; NaN where that was not embedded."""
-    scores = np.full(len(rows), np.nan, dtype=np.float32)
-    there = np.flatnonzero(store.present(rows))
-    for start in range(0, len(there), _QUERY_BLOCK):  # never all vectors at once
-        block = there[start : start + _QUERY_BLOCK]
+def _scores(
+    store: EmbeddingStore, rows: Rows, queries: StoredRows, device: torch.device
+) -> NDArray[np.float32]:
+    """Each query's score of its own row; NaN where that was not embedded. Each rank reads its share."""
+    own = rows_of_rank(len(rows), this_rank(), world_size())
+    scores = np.full(len(own), np.nan, dtype=np.float32)
+    for start in range(0, len(own), _QUERY_BLOCK):  # never all vectors at once
+        block = np.arange(own.start + start, min(own.stop, own.start + start + _QUERY_BLOCK))
+        block = block[store.present(rows[block])]
         distinct, places = np.unique(rows[block], return_inverse=True)
-        products = store.vectors_of(distinct)[places].astype(np.float64) * queries[block]
-        scores[block] = products.sum(axis=1)
-    return scores
+        asking = queries.store.vectors_of(queries.rows[block])
+        products = store.vectors_of(distinct)[places].astype(np.float64) * asking
+        scores[block - own.start] = products.sum(axis=1)
+    return all_gather(torch.from_numpy(scores).to(device)).cpu().numpy()

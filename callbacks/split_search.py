@@ -15,8 +15,9 @@ from callbacks.embedding import discard, embed
 from callbacks.exclusions import Exclusions
 from callbacks.group_search import group_members, search_groups
 from callbacks.pool_search import Found, Pool, search_pools
+from callbacks.searching import usual_index
 from data_modules.encoding import EncodingTable
-from mmretrieval.index import EmbeddingStore, ExactIndex, VectorIndex
+from mmretrieval.index import EmbeddingStore, VectorIndex
 from mmretrieval.metrics.ranked import Rows
 
 
@@ -77,9 +78,7 @@ class SplitSearch:
             ValueError: If an embedding is not finite.
         """
         device = trainer.strategy.root_device
-        index = self.index
-        if index is None:
-            index = ExactIndex(str(device) if device.type == "cuda" else "cpu")
+        index = self.index if self.index is not None else usual_index(device)
         queries = data.queries(self.split)
         every = np.unique(np.concatenate([pool.rows for pool in pools]))
         if not is_dry_run(trainer):

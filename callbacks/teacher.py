@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from data_modules.collate import ContentProcessor
@@ -62,6 +65,21 @@ class Teacher(nn.Module):
     def embedding_hash(self) -> str:
         """A hash of all that decides an embedding."""
         return self.encoder.embedding_hash()
+
+
+@contextmanager
+def lent(teacher: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within it, a teacher is on a device; afterwards it leaves the memory there to training.
+
+    Args:
+        teacher: Of the CPU.
+        device: Where it works.
+    """
+    try:
+        teacher.to(device)
+        yield
+    finally:
+        teacher.to("cpu")
 
 
 def _loaded(source: TeacherFolder) -> MLLMEncoder | TextEncoder:

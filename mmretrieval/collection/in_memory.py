@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,12 +9,12 @@ from mmretrieval.collection.backends import Refreshed
 from mmretrieval.collection.catalogue import Catalogue
 from mmretrieval.collection.settings import Settings
 from mmretrieval.errors import UserError
-from mmretrieval.index.base import Searchable, VectorIndex
+from mmretrieval.index.base import Searchable
 from mmretrieval.index.embeddings import EmbeddingStore
 from mmretrieval.index.faiss_index import FaissIndex
+from mmretrieval.index.filling import fill
 from mmretrieval.index.rescored import Rescored, cut
 
-Index = TypeVar("Index", bound=VectorIndex)
 FACTORIES = {"float32": "Flat", "int8": "SQ8", "binary": "RaBitQ"}
 """FAISS' indexes, of floats, a byte a dimension between the ends of a sample, or a bit a dimension (RaBitQ,
 https://arxiv.org/abs/2405.12497)."""
@@ -87,16 +85,3 @@ def check_dims(settings: Settings, store: EmbeddingStore) -> None:
     """
     if settings.dims is not None and store.dim is not None and settings.dims > store.dim:
         raise UserError(f"--dim {settings.dims}: the embeddings have {store.dim} dimensions; take fewer")
-
-
-def fill(index: Index, store: EmbeddingStore, rows: NDArray[np.int64]) -> Index:
-    """Put embeddings into an index.
-
-    Args:
-        index: An index without vectors.
-        store: What has the embeddings.
-        rows: Which of them, ``(N,)``; they become the labels, modality codes the groups.
-    """
-    for part in store.parts(rows):
-        index.add(part.vectors, part.rows, part.modality)
-    return index

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mmretrieval.collection.collection import Collection
-from mmretrieval.collection.in_memory import fill
 from mmretrieval.index.exact import ExactIndex
+from mmretrieval.index.filling import fill
 
 _EQUAL = 1e-5  # of cosines in float32
 

@@ -5,6 +5,7 @@ from mmretrieval.index.embeddings import DamagedEmbeddingsError, EmbeddingStore,
 from mmretrieval.index.exact import ExactIndex
 from mmretrieval.index.faiss_index import FaissIndex
 from mmretrieval.index.loading import DamagedIndexError, load_index
+from mmretrieval.index.stored_rows import StoredRows
 
 __all__ = [
     "DamagedEmbeddingsError",
@@ -13,6 +14,7 @@ __all__ = [
     "ExactIndex",
     "FaissIndex",
     "StaleEmbeddingsError",
+    "StoredRows",
     "VectorIndex",
     "load_index",
 ]

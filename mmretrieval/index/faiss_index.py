@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import faiss as faiss_module
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mmretrieval.index.base import NO_LABEL, FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
 from mmretrieval.index.faiss_part import FaissPart, read_part
 from mmretrieval.index.faiss_products import blas_for_few_queries
+from mmretrieval.index.faiss_training import train
 
 faiss: Any = faiss_module  # its types say that it takes less than it does
 
 _log = logging.getLogger(__name__)
 _GPU_MAX_K = 2_047  # FAISS' limit of 2048, less the one that shows whether a tie goes on
 _ADD_ROWS = 65_536
-_TRAIN_ROWS = 262_144
+TRAIN_ROWS = 262_144
+"""The most vectors that an index is trained on: FAISS' 256 a cluster for 1,024 clusters."""
 _LAST = np.iinfo(np.int64).max
 
 
@@ -39,18 +43,20 @@ class FaissIndex(VectorIndex):
 
     Args:
         factory: FAISS' factory string: "Flat" is exhaustive, "IVF1024,Flat", "HNSW32", … are approximate. An
-            index that needs training is trained on the first 262,144 vectors of the first call of ``add``.
-        device: "cpu", "cuda" for one GPU, "cuda:all" for all of them, each with a part of the vectors, or
-            "auto" for "cuda" where FAISS sees a GPU and "cpu" elsewhere.
+            index that needs training is trained by :meth:`train`, which mining and evaluation call with a
+            sample of the whole pool; else on the first 262,144 vectors of the first call of ``add``.
+        device: "cpu", "cuda" for this process' own GPU, torch's current one, so that each rank has its own,
+            "cuda:1" for a certain one, "cuda:all" for all of them, each with a part of the vectors, for a
+            single process, or "auto" for "cuda" where FAISS sees a GPU and "cpu" elsewhere.
         tie_window: How far beyond ``k`` to look for equal scores, at least 1. A GPU looks at 2048 vectors in
             all.
         parameters: FAISS' parameters of the search, as "nprobe=16" or "efSearch=64".
 
     Raises:
-        ValueError: If ``device`` is unknown, or a GPU is asked for and FAISS sees none, or ``tie_window`` is
-            not positive; from ``add``, if FAISS does not know the factory string or parameters, or vectors
-            are not finite; from ``search``, if ``k`` is above 2047 on a GPU, or groups are asked for and
-            FAISS cannot skip vectors of such an index.
+        ValueError: If ``device`` is unknown, or a GPU is asked for that FAISS does not see, or ``tie_window``
+            is not positive; from ``add``, if FAISS does not know the factory string or parameters, vectors
+            are not finite, or there are too few to train on; from ``search``, if ``k`` is above 2047 on a
+            GPU, or groups are asked for and FAISS cannot skip vectors of such an index.
     """
 
     settings: ClassVar[tuple[str, ...]] = ("factory", "tie_window", "parameters")
@@ -79,18 +85,36 @@ class FaissIndex(VectorIndex):
             sample: Some of the vectors, ``(N, D)``.
 
         Raises:
-            ValueError: If the index has vectors, or the shape or a number does not fit.
+            ValueError: If the index has vectors, the shape or a number does not fit, or the sample is
+                smaller than the factory needs.
         """
         self._check(sample, "sample")
         if len(self):
             raise ValueError(f"The index was trained before its {len(self)} vectors were added.")
         if not self.exhaustive:
-            self._part(0, sample.shape[1]).index.train(_contiguous(sample, "sample"))
+            train(self._part(0, sample.shape[1]).index, _contiguous(sample, "sample"), self.factory)
+
+    def is_trained(self, dim: int) -> bool:
+        """Whether vectors of a dimension can be added without training."""
+        return self.exhaustive or bool(self._part(0, dim).index.is_trained)
+
+    def learned(self) -> NDArray[np.uint8]:
+        """What :meth:`train` learned, for :meth:`take` of an index that other processes fill, ``(N,)``."""
+        state: NDArray[np.uint8] = faiss.serialize_index(self._found[0].on_cpu())
+        return state
+
+    def take(self, learned: NDArray[np.uint8]) -> None:
+        """Take over what another process' index of the same factory learned, in place of training.
+
+        Args:
+            learned: What its :meth:`learned` says, from a process of this job: FAISS trusts what it reads.
+        """
+        self._found[0] = FaissPart(self._placed(faiss.deserialize_index(learned)))
 
     def _append(self, vectors: Vectors, labels: Labels, group: int) -> None:
         part = self._part(group, vectors.shape[1])
         if not part.index.is_trained:
-            part.index.train(_contiguous(vectors[:_TRAIN_ROWS], "vectors"))
+            train(part.index, _contiguous(vectors[:TRAIN_ROWS], "vectors"), self.factory)
         for first in range(0, vectors.shape[0], _ADD_ROWS):  # a memory-mapped pool is never in memory twice
             rows = slice(first, first + _ADD_ROWS)
             part.add(_contiguous(vectors[rows], "vectors", first), labels[rows], group)
@@ -119,7 +143,15 @@ class FaissIndex(VectorIndex):
             return index
         options = faiss.GpuMultipleClonerOptions()
         options.shard = True
-        return faiss.index_cpu_to_all_gpus(index, co=options, ngpu=1 if self.device == "cuda" else -1)
+        return faiss.index_cpu_to_gpus_list(index, co=options, gpus=self._gpus())
+
+    def _gpus(self) -> list[int]:
+        """Numbers of the GPUs to use, asked for late: by then a strategy has given each rank one."""
+        if self.device == "cuda:all":
+            return list(range(faiss.get_num_gpus()))
+        if self.device == "cuda":
+            return [torch.cuda.current_device() if torch.cuda.is_available() else 0]
+        return [int(self.device.removeprefix("cuda:"))]
 
     def _search(self, queries: FloatMatrix, k: int, groups: Groups) -> tuple[Scores, Labels]:
         block = _contiguous(queries, "queries")
@@ -216,10 +248,13 @@ def _resolved(device: str) -> str:
     gpus = faiss.get_num_gpus()
     if device == "auto":
         return "cuda" if gpus else "cpu"
-    if device not in ("cpu", "cuda", "cuda:all"):
-        raise ValueError(f'device must be "cpu", "cuda", "cuda:all" or "auto", found {device!r}.')
+    numbered = re.fullmatch(r"cuda:(\d+)", device)
+    if device not in ("cpu", "cuda", "cuda:all") and numbered is None:
+        raise ValueError(f'device must be "cpu", "cuda", "cuda:1", "cuda:all" or "auto", found {device!r}.')
     if device != "cpu" and not gpus:
         raise ValueError('FAISS sees no GPU: use device="auto" or "cpu", or install faiss-gpu.')
+    if numbered is not None and int(numbered[1]) >= gpus:
+        raise ValueError(f'FAISS sees {gpus} GPUs, numbered from 0, found device="{device}": use "cuda".')
     return device
 
 

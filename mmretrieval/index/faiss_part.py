@@ -77,9 +77,13 @@ class FaissPart:
         selector = faiss.IDSelectorBitmap(bits)
         return _parameters(faiss.downcast_index(self.index), selector)
 
+    def on_cpu(self) -> Any:  # noqa: ANN401 - faiss ships no types
+        """The index, or a copy of it if it is on a GPU."""
+        return faiss.index_gpu_to_cpu(self.index) if _is_on_gpu(self.index) else self.index
+
     def write(self, folder: Path, key: int) -> None:
         """Write the part's files."""
-        index = faiss.index_gpu_to_cpu(self.index) if _is_on_gpu(self.index) else self.index
+        index = self.on_cpu()
         path = folder / f"index-{key}.faiss"
         with staged(path) as place:
             faiss.write_index(index, str(place))

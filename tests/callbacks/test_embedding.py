@@ -45,6 +45,17 @@ def test_what_is_there_is_not_embedded_again(trainer, module, data):
     assert len(data.embedded) == 2
 
 
+@pytest.mark.parametrize("seen_missing", [[], [3, 8, 9]])
+def test_what_is_missing_is_what_rank_0_says(trainer, module, data, monkeypatch, seen_missing):
+    """Ranks look at different times, and another job may write in between."""
+    rows = np.arange(30)
+    embed(trainer, module, data.candidate_table(), rows)
+    answers = [np.array(seen_missing, np.int64)]
+    monkeypatch.setattr(trainer.strategy, "broadcast", lambda own: answers.pop() if answers else own)
+    embed(trainer, module, data.candidate_table(), rows)
+    assert [sorted(made) for _, made, *_ in data.embedded[1:]] == ([seen_missing] if seen_missing else [])
+
+
 def test_other_weights_embed_anew_and_leave_one_store(trainer, module, data, tmp_path):
     rows = np.arange(30)
     embed(trainer, module, data.candidate_table(), rows)

@@ -1,5 +1,7 @@
 """Mining between epochs: the paper's negatives, in a stamped file, in the hands of the data module."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,11 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks import HardNegativeMining, MiningSchedule, RoundSubset
+from callbacks import HardNegativeMining, MiningSchedule, RoundSubset, mining_search
+from callbacks.searching import usual_index
+from callbacks.teacher import lent
 from data_modules.formats.records import DataError, id_key
-from mmretrieval.index import ExactIndex
+from mmretrieval.index import ExactIndex, FaissIndex
 from mmretrieval.mining import (
     MiningPlan,
     ModalityAware,
@@ -103,7 +107,17 @@ def test_mined_negatives_equal_a_brute_force_oracle_and_reach_the_data_module(fi
     assert mining.expected[0][0] != mining.expected[1][0], "training changed nothing, so the test is vacuous"
 
 
-@pytest.mark.parametrize("index", [None, ExactIndex()])
+def test_mining_searches_exactly_on_the_ranks_own_device_by_default(fitted, data, monkeypatch):
+    indexes, ranked = [], mining_search.rank
+    monkeypatch.setattr(mining_search, "rank", lambda *a: (indexes.append(a[6]), ranked(*a))[1])
+    fitted(HardNegativeMining(), epochs=2)
+    (index,) = indexes
+    assert (type(index), index.device.type) == (ExactIndex, "cpu")
+    assert data.tables[0].stamp.settings["index"] == "ExactIndex"
+    assert usual_index(torch.device("cuda:3")).device == torch.device("cuda:3")
+
+
+@pytest.mark.parametrize("index", [FaissIndex(device="cpu"), ExactIndex()])
 def test_the_file_is_stamped_with_weights_step_pool_and_settings(fitted, data, tmp_path, index):
     mining = Spy(MiningPlan(selection=ModalityAware(k_prime=40)), index=index)
     fitted(mining)
@@ -439,12 +453,17 @@ def taught(fakes, module, data, tmp_path, monkeypatch):
 
     class Teacher(torch.nn.Module):
         reads_pictures, input_processor = True, None
+        moves: ClassVar[list[str]] = []
 
         def __init__(self, folder):
             super().__init__()
             self.encoder = fakes.FakeEncoder()
             with torch.no_grad():
                 self.encoder.tokens.copy_(self.encoder.tokens.roll(1, dims=0))
+
+        def to(self, device):
+            self.moves.append(str(device))
+            return super().to(device)
 
         def embedding_hash(self):
             return "teacher"
@@ -460,6 +479,7 @@ def taught(fakes, module, data, tmp_path, monkeypatch):
         mining.mine(trainer, module)
         return mining, Teacher
 
+    run.teacher = Teacher
     return run
 
 
@@ -474,6 +494,28 @@ def test_a_teacher_may_mine_for_some_tasks_only(taught, module, data):
         assert found == expected
     assert own != other
     assert mining.latest.stamp.settings["teacher_tasks"] == "beta_*"
+
+
+def test_a_teacher_is_on_the_device_only_while_it_embeds(taught, monkeypatch):
+    """In training, its memory is needed; where all is kept from an earlier round, it need not come at all."""
+    monkeypatch.setattr("callbacks.mining_search.lent", lambda teacher, _: lent(teacher, "cpu:0"))
+    _, teacher = taught(teacher_tasks=["beta_*"])
+    assert teacher.moves == ["cpu:0", "cpu"] * 2, "for candidates and queries"
+    teacher.moves.clear()
+    taught(teacher_tasks=["beta_*"])
+    assert teacher.moves == []
+
+
+def test_a_teacher_leaves_the_device_after_an_error(taught, fakes, monkeypatch):
+    class Broken(fakes.FakeEncoder):
+        def forward(self, inputs):
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(fakes, "FakeEncoder", Broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        taught()
+    assert len(taught.teacher.moves) == 2
+    assert taught.teacher.moves[-1] == "cpu"
 
 
 def test_a_teacher_of_texts_searches_texts(taught, data, monkeypatch):

@@ -11,11 +11,11 @@ from drawn import DIM, Drawn
 from mmretrieval import Content, Modality
 from mmretrieval.collection import in_milvus
 from mmretrieval.collection.collection import Collection
-from mmretrieval.collection.in_memory import fill
 from mmretrieval.collection.recall import recall
 from mmretrieval.collection.searching import Searcher
 from mmretrieval.errors import UserError
 from mmretrieval.index import ExactIndex, milvus_table
+from mmretrieval.index.filling import fill
 from mmretrieval.index.milvus_table import MAX_K, TOKEN, MilvusTable
 
 pytest.importorskip("pymilvus")

@@ -17,7 +17,7 @@ def _worker(folder, rank, world):
 
     from callbacks import embedding
     from callbacks.searching import search
-    from mmretrieval.index import ExactIndex
+    from mmretrieval.index import EmbeddingStore, ExactIndex
     from tests.callbacks import conftest as fakes
 
     as_rank(rank, world)
@@ -48,6 +48,18 @@ def _worker(folder, rank, world):
         store = embedding.embed(trainer, module, table, rows, folder / name)
         found[name] = float(np.abs(store.vectors_of(rows) - expected[rows]).max())
         found[f"{name} share"] = len(module.encoder.seen_training) - calls
+    present, looked = EmbeddingStore.present, []
+
+    def raced(self, rows):
+        """Another job completes the store after rank 0 has looked and before rank 1 does."""
+        looked.append(rows)
+        return present(self, rows) | (rank == 1 and len(looked) == 1)
+
+    EmbeddingStore.present = raced
+    rows = np.arange(20)
+    store = embedding.embed(trainer, module, table, rows, folder / "raced")
+    found["raced"] = float(np.abs(store.vectors_of(rows) - expected[rows]).max())
+    EmbeddingStore.present = present
     pool = np.arange(5, 60)
     _, rows = search(ExactIndex(), store, np.array([3]), expected[:5], 2, torch.device("cpu"))
     found["short"] = torch.from_numpy(rows)
@@ -64,7 +76,7 @@ def _worker(folder, rank, world):
 def test_two_ranks_embed_and_search_as_one(run_on_ranks, tmp_path):
     first, second = run_on_ranks(partial(_worker, tmp_path / "store"))
     for found in (first, second):
-        for name in ("free", "single", "in step", "one in step"):
+        for name in ("free", "single", "in step", "one in step", "raced"):
             assert found[name] < 1e-6
         assert torch.equal(found["rows"], found["oracle"])
         assert found["short"].tolist() == [[3, -1]] * 5

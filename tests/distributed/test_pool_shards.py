@@ -40,6 +40,7 @@ def _searched(folder, shard_pool):
     from mmretrieval.index import EmbeddingStore, ExactIndex
 
     searching._QUERY_BLOCK = 7
+    searching._QUERY_BYTES = 4 * DIM * (10 if shard_pool else 1_000)  # several blocks, or one
     store, found = EmbeddingStore.open(folder), {}
     _, queries = _filled(folder)
     for number, (pool, k) in enumerate(_cases()):

@@ -192,6 +192,35 @@ def test_a_missing_gpu_is_named_and_auto_does_without():
         FaissIndex(device="cuda")
 
 
+@pytest.mark.parametrize(
+    ("device", "gpus"),
+    [("auto", [2]), ("cuda", [2]), ("cuda:0", [0]), ("cuda:3", [3]), ("cuda:all", [0, 1, 2, 3])],
+)
+def test_each_process_puts_its_vectors_on_its_own_gpu(monkeypatch, device, gpus):
+    """With DDP, torch's current device is another on each rank; it is set after the index was made."""
+    placed = []
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 4)
+    monkeypatch.setattr(
+        faiss, "index_cpu_to_gpus_list", lambda index, co, gpus: (placed.append(gpus), index)[1]
+    )
+    index = FaissIndex(device=device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    pool = np.random.default_rng(0).integers(-2, 3, (60, 6)).astype(np.float32)
+    index.add(pool)
+    assert placed == [gpus]
+    assert_brute_force(index, pool, pool[:5], 9)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda:4", "sees 4 GPUs, numbered from 0"), ("cuda:x", '"cuda:1"')]
+)
+def test_a_gpu_that_is_not_there_is_named(monkeypatch, device, message):
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 4)
+    with pytest.raises(ValueError, match=message):
+        FaissIndex(device=device)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(faiss.get_num_gpus() == 0, reason="needs a GPU")
 @pytest.mark.parametrize("make", [lambda: FaissIndex(device="cuda"), lambda: ExactIndex("cuda")])
