@@ -97,13 +97,11 @@ class HardNegativeMining(Callback):
             raise ValueError(f"rounds_kept must be at least 1, found {rounds_kept}.")
         self.plan = plan if plan is not None else MiningPlan()
         self.schedule = schedule if schedule is not None else MiningSchedule()
-        self.subset = subset if subset is not None else RoundSubset()
         self.rounds_kept = rounds_kept
         self.index = index if index is not None else FaissIndex()
         self.folder, self.start = folder, start
-        self.search = MiningSearch(
-            self.index, self.subset, teacher, teacher_tasks, embeddings, embedding_dtype
-        )
+        subset = subset if subset is not None else RoundSubset()
+        self.search = MiningSearch(self.index, subset, teacher, teacher_tasks, embeddings, embedding_dtype)
         self.reports: list[MiningRound] = []
         self.latest: NegativeTable | None = None
         """What the last round of this process mined."""
@@ -229,7 +227,7 @@ class HardNegativeMining(Callback):
         """
         data = data_of(trainer)
         queries, corpus = data.queries(data.train_split), data.corpus
-        rows = self.subset.queries_of(number, len(queries))
+        rows = self.search.subset.queries_of(number, len(queries))
         rankings = self.search.rankings(trainer, module, data, number, rows, self.plan.top_k)
         found, report = mine(
             rankings,
@@ -339,7 +337,7 @@ class HardNegativeMining(Callback):
 
     def _settings(self, data: RetrievalData) -> dict[str, Scalar]:
         names = {"pool": data.train_pool, "split": data.train_split}
-        subset = {f"subset_{name}": value for name, value in asdict(self.subset).items()}
+        subset = {f"subset_{name}": value for name, value in asdict(self.search.subset).items()}
         return {**self.plan.stamp(), **subset, **names, **self.search.stamp()}
 
     def _folder(self, trainer: Trainer) -> Path:
