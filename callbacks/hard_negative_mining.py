@@ -235,6 +235,7 @@ class HardNegativeMining(Callback):
             corpus.candidate_keys,
             self.plan,
             DataSets(queries.tasks, queries.task_of[rows], queries.task_sources),
+            number,
         )
         mined = MinedNegatives.empty(len(queries), self.plan.negatives_per_query)
         mined.put(rows, found)

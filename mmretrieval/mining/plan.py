@@ -52,7 +52,8 @@ class MiningPlan:
         top_k: How many of the best candidates are looked at; a positive beyond has rank ``top_k``, at least
             1.
         negatives_per_query: How many negatives to draw, at least 1.
-        seed: Of the draws. The same seed and query key give the same draws, whatever other queries there are.
+        seed: Of the draws. The same seed, round and query key give the same draws, whatever other queries
+            there are.
         selection: How negatives are drawn from what the filters leave.
         filters: What may be drawn, in the order of application. Known positives are never drawn.
         data_sets: What single data sets do otherwise, by name or by a pattern with ``*`` and ``?``, or by

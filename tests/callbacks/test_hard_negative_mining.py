@@ -33,8 +33,9 @@ def _mix(value):
     return value ^ (value >> 31)
 
 
-def _oracle(data, module, mining):
+def _oracle(data, module, mining, round_=0):
     """Query id → (candidate id, kind, rank), by a literal reading of the paper; one negative a query."""
+    of_round = _mix((_mix(mining.plan.seed) + round_) & MASK) if round_ else _mix(mining.plan.seed)
     corpus, queries, s = data.corpus, data.corpus.queries("train"), mining.plan
     k_prime = s.selection.k_prime
     pool, of_queries = data.vectors(module, "candidates"), data.vectors(module, "train")
@@ -50,7 +51,7 @@ def _oracle(data, module, mining):
             kind = 1 if not right and rank < positive_rank else 2 if right and rank > k_prime else 0
             if kind and int(corpus.candidate_keys[row]) not in contents:
                 kinds[kind].append((row, rank))
-        base = _mix(id_key(id_) ^ _mix(s.seed))
+        base = _mix(id_key(id_) ^ of_round)
         first, second = ((_mix((base + part) & MASK) >> 11) / 2**53 for part in (0, 1))
         kind = 1 if first < s.selection.probability_c1 else 2
         kind = kind if kinds[kind] else 3 - kind
@@ -73,9 +74,8 @@ class Spy(HardNegativeMining):
     def mine(self, trainer, module):
         if not hasattr(self, "expected"):
             self.expected = []
-        self.expected.append(
-            (_oracle(trainer.datamodule, module, self), module.weights_hash(), trainer.global_step)
-        )
+        found = _oracle(trainer.datamodule, module, self, len(self.expected))
+        self.expected.append((found, module.weights_hash(), trainer.global_step))
         return super().mine(trainer, module)
 
 
@@ -178,6 +178,18 @@ class _Interrupt(ModelCheckpoint):
             raise _Stop
 
 
+class _InterruptAtEnd(ModelCheckpoint):
+    """Saves a checkpoint at the end of the first epoch, after mining, and stops."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
+        raise _Stop
+
+
 class _InterruptBefore(Callback):
     """Does so as a callback that is not called last."""
 
@@ -216,6 +228,32 @@ def test_a_resumed_run_goes_on_with_the_negatives_of_the_checkpoint(fitted, data
     assert _as_dict(data.tables[0], queries) == _as_dict(before, queries)
     assert [done.round for done in mining.reports] == [0, 1]
     assert mining.reports[1].step == 6
+
+
+@RESUMED
+@pytest.mark.parametrize("starts", [False, True])
+def test_a_resumed_run_draws_what_an_uninterrupted_one_does(fitted, fakes, data, tmp_path, begun, starts):
+    """Draws depend on the round's number, which a checkpoint keeps; a file to begin with is no round."""
+    plan = MiningPlan(selection=ModalityAware(probability_none=1 / 3))
+
+    def run(more=(), ckpt_path=None):
+        mining = HardNegativeMining(plan, start=begun[0] if starts else None)
+        trainer = fakes.make_trainer(tmp_path, [mining, *more], max_epochs=4, enable_checkpointing=bool(more))
+        data.tables.clear()
+        trainer.fit(fakes.FakeModule(), datamodule=data, ckpt_path=ckpt_path)
+        return mining
+
+    run()
+    whole = data.tables[starts:]
+    with pytest.raises(_Stop):
+        run([_InterruptAtEnd(tmp_path / "middle.ckpt")])
+    resumed = run(ckpt_path=tmp_path / "middle.ckpt")
+    assert [done.round for done in resumed.reports] == [0, 1, 2]
+    queries = data.corpus.queries("train")
+    found = [_as_dict(table, queries) for table in data.tables[starts:]]
+    assert found == [_as_dict(table, queries) for table in whole]
+    without = [{id_ for id_, own in table.items() if not own} for table in found]
+    assert without[0] != without[1] != without[2]
 
 
 @RESUMED
@@ -465,7 +503,8 @@ def taught(fakes, module, data, tmp_path, monkeypatch):
 
 def test_a_teacher_may_mine_for_some_tasks_only(taught, module, data):
     mining, teacher = taught(teacher_tasks=["beta_*"])
-    own, other = _oracle(data, module, mining), _oracle(data, teacher(None), mining)
+    number = mining.reports[-1].round
+    own, other = _oracle(data, module, mining, number), _oracle(data, teacher(None), mining, number)
     queries = data.corpus.queries("train")
     tasks = [queries.tasks[code] for code in queries.task_of]
     for id_, task in zip(queries.ids.tolist(), tasks, strict=True):
