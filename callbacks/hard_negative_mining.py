@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -123,7 +124,7 @@ class HardNegativeMining(Callback):
             self._start = file_hash(self.start), NegativeTable.load(self.start, _of_data(data))
             data.set_negatives(self._start[1])
         self.search.check(data.queries(data.train_split))
-        if self.schedule.every_n_steps is not None:
+        if self.schedule.by_steps:
             data.set_pause(lambda position: self._next_round(trainer, position))
 
     @override
@@ -131,13 +132,13 @@ class HardNegativeMining(Callback):
         self._started, self._spent = time.perf_counter(), 0.0
         # In on_train_start, workers may prepare batches already. A resumed run has files.
         begins = trainer.global_step == 0 and not self._files and not is_dry_run(trainer)
-        if self.schedule.before_training and begins:
+        if self.schedule.begins and begins:
             self.mine(trainer, pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, last = trainer.current_epoch + 1, is_last_epoch(trainer)
-        if self.schedule.is_due(epoch, trainer.global_step, last=last):
+        if self.schedule.is_due(epoch, trainer.global_step, self._mined_at, last=last):
             self.mine(trainer, pl_module)
 
     @override
@@ -156,7 +157,9 @@ class HardNegativeMining(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        over = batch_idx + 1 >= trainer.num_training_batches and is_last_epoch(trainer)
+        ends = batch_idx + 1 >= trainer.num_training_batches
+        # A listed step is mined at in on_train_epoch_end if it ends an epoch, also the last one.
+        over = ends and (is_last_epoch(trainer) or self.schedule.at_steps is not None)
         if not (over or trainer.should_stop or trainer.global_step == trainer.max_steps):
             self._mine_within(trainer, pl_module)
 
@@ -170,12 +173,17 @@ class HardNegativeMining(Callback):
                 self._within_epoch = False
 
     def _steps_left(self, trainer: Trainer) -> int | None:
-        return self.schedule.steps_left(trainer.global_step, self.reports[-1].step if self.reports else None)
+        return self.schedule.steps_left(trainer.global_step, self._mined_at)
+
+    @property
+    def _mined_at(self) -> int | None:
+        return self.reports[-1].step if self.reports else None
 
     def _next_round(self, trainer: Trainer, position: int) -> int:
         """The first batch of the epoch that may come after the next round, from ``position`` on."""
         every, left = trainer.accumulate_grad_batches, self._steps_left(trainer)
-        assert left is not None
+        if left is None:
+            return sys.maxsize  # no round is to come
         return position - position % every + max(left, 1) * every
 
     @override
@@ -183,6 +191,12 @@ class HardNegativeMining(Callback):
         if self._spent:
             whole = time.perf_counter() - self._started
             trainer.print(f"Mining took {self._spent:.0f} s, {self._spent / whole:.0%} of the fit.")
+        missed = self.schedule.missed(done.step for done in self.reports)
+        if missed and not is_dry_run(trainer):
+            rank_zero_warn(
+                f"Training ended at step {trainer.global_step} without a round of mining at "
+                f"{', '.join(map(str, missed))} of schedule.at_steps: list steps that it comes to."
+            )
 
     def mine(self, trainer: Trainer, module: LightningModule) -> FilteredMiningReport:
         """Mine with the current weights, and hand the negatives to the trainer's data module.

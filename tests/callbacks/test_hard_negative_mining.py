@@ -550,6 +550,52 @@ def test_rounds_by_steps_come_within_epochs_and_say_how_far_to_read_ahead(fitted
     assert mining._next_round(trainer, 4) == 6, "one step, of which a batch is done"
 
 
+def test_given_steps_are_mined_at_within_epochs_at_their_ends_and_at_the_last(fitted, data):
+    mining = Spy(schedule=MiningSchedule(every_n_steps=2, before_training=True, at_steps=[9, 2, 3, 7]))
+    fitted(mining, 3)  # of three steps
+    assert [done.step for done in mining.reports] == [2, 3, 7, 9]
+    assert [done.epoch for done in mining.reports] == [0, 1, 2, 3]
+    assert [table.stamp.weights_hash for table in data.tables] == [
+        weights for _, weights, _ in mining.expected
+    ]
+    trainer = type("Trainer", (), {"global_step": 3, "accumulate_grad_batches": 1})
+    mining.reports = mining.reports[:2]
+    assert mining._next_round(trainer, 0) == 4, "the negatives of step 7 are for the fifth batch on"
+    assert data.pause is not None
+
+
+def test_given_steps_that_training_does_not_come_to_are_named_at_its_end(fitted, data):
+    mining = HardNegativeMining(schedule=MiningSchedule(at_steps=[0, 3, 12, 11]))
+    with pytest.warns(UserWarning, match=r"ended at step 6 without a round of mining at 11, 12 of"):
+        fitted(mining, 2)
+    assert [done.step for done in mining.reports] == [0, 3]
+
+
+def test_a_given_step_is_mined_at_once_though_several_batches_make_a_step(fitted, data):
+    mining = HardNegativeMining(schedule=MiningSchedule(at_steps=[1, 2]))
+    fitted(mining, 2, accumulate_grad_batches=2)  # after the first batch of epoch 2 it is step 2 still
+    assert [done.step for done in mining.reports] == [1, 2]
+
+
+@RESUMED
+@pytest.mark.parametrize("mined_first", [True, False])
+def test_a_resumed_run_mines_at_the_given_steps_of_an_uninterrupted_one(
+    fakes, fitted, data, tmp_path, mined_first
+):
+    path, schedule = tmp_path / "middle.ckpt", MiningSchedule(at_steps=[3, 4, 6])
+    mining = HardNegativeMining(schedule=schedule)
+    saves = _Interrupt(path) if mined_first else _InterruptBefore(path)  # Lightning calls checkpoints last
+    callbacks = [mining, saves] if mined_first else [saves, mining]
+    with pytest.raises(_Stop):
+        fakes.make_trainer(tmp_path, callbacks, enable_checkpointing=True).fit(
+            fakes.FakeModule(), datamodule=data
+        )
+    assert [done.step for done in mining.reports] == ([3, 4] if mined_first else [3])
+    resumed = HardNegativeMining(schedule=schedule)
+    fitted(resumed, ckpt_path=path)
+    assert [done.step for done in resumed.reports] == [3, 4, 6]
+
+
 @RESUMED
 @pytest.mark.parametrize("mined_first", [True, False])
 def test_a_resumed_run_mines_at_the_steps_of_an_uninterrupted_one(fakes, fitted, data, tmp_path, mined_first):
