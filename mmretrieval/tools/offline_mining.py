@@ -26,7 +26,7 @@ def mine(run: Path, out: Path, checkpoint: Path | None, devices: int) -> None:
     restrict_imports()
     with TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
-        config.write_text(yaml.safe_dump(_settings(run / "config.yaml", devices)), encoding="utf-8")
+        config.write_text(_configuration(run / "config.yaml", devices), encoding="utf-8")
         cli = RetrievalCLI(["-c", str(config)], run=False)
     trainer: Trainer = cli.trainer
     mining = next((c for c in trainer.callbacks if isinstance(c, HardNegativeMining)), None)  # type: ignore[attr-defined]
@@ -84,6 +84,11 @@ class _MineOnce(Callback):
         )
         trainer.print(f"{path}: weights {stamp.weights_hash}, {report.queries:,} queries, negatives: {kinds}")
         self.done = True
+
+
+def _configuration(config: Path, devices: int) -> str:
+    # Sorting would change which of several patterns of the plan comes first, and so counts.
+    return yaml.safe_dump(_settings(config, devices), sort_keys=False)
 
 
 def _settings(config: Path, devices: int) -> dict[str, Any]:

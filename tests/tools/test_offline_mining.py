@@ -8,7 +8,7 @@ from callbacks import HardNegativeMining, RoundSubset
 from data_modules.corpus import PackedCorpus
 from data_modules.packing import pack
 from mmretrieval.errors import UserError
-from mmretrieval.tools.offline_mining import _settings, mine_once
+from mmretrieval.tools.offline_mining import _configuration, mine_once
 from tests.callbacks import conftest as fakes
 
 pytestmark = pytest.mark.filterwarnings(
@@ -45,7 +45,17 @@ def test_all_queries_are_mined_for_where_the_rounds_of_the_run_take_turns(mined)
 
 def test_a_run_without_validation_can_be_mined_with(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"limit_val_batches": 0}}))
-    assert _settings(tmp_path / "config.yaml", 1)["trainer"]["limit_val_batches"] == 1
+    written = yaml.safe_load(_configuration(tmp_path / "config.yaml", 1))
+    assert written["trainer"]["limit_val_batches"] == 1
+
+
+def test_patterns_of_the_plan_keep_their_order(tmp_path):
+    patterns = {"vis*": 1, "*_task1": 2, "c*": 3}
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({"trainer": {}, "data_sets": patterns}, sort_keys=False)
+    )
+    written = yaml.safe_load(_configuration(tmp_path / "config.yaml", 1))
+    assert [*written["data_sets"]] == [*patterns]
 
 
 def test_a_trainer_that_does_not_validate_is_an_error_and_no_empty_success(mined, tmp_path):
