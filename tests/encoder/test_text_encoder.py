@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from tiny_text_model import make_text_model
 
 from mmretrieval import Content, Query
 from mmretrieval.content import Candidate
@@ -17,24 +16,7 @@ TEXTS = ("a red star", "two blue circles on white paper", "star star star")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A BERT of random weights, as sentence-transformers saves it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = sorted({word for text in TEXTS for word in text.split()})
-    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    bert = tmp_path_factory.mktemp("bert")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
-        bert
-    )
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(bert)
-    transformer = Transformer(str(bert), max_seq_length=4)
-    out = tmp_path_factory.mktemp("model")
-    SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu").save(str(out))
-    return out
+    return make_text_model(tmp_path_factory.mktemp("bert"), TEXTS, max_tokens=4)
 
 
 def test_embeddings_are_those_of_sentence_transformers(folder):
