@@ -69,7 +69,7 @@ class MiningSearch:
         """Who searches, for the stamps of negatives."""
         teacher = None if self.teacher is None else self._loaded_teacher().embedding_hash()
         tasks = {} if self.teacher_tasks is None else {"teacher_tasks": ", ".join(self.teacher_tasks)}
-        return {"index": type(self.index).__name__, "teacher": teacher, **tasks}
+        return {"index": self.index.method, "teacher": teacher, **tasks}
 
     def rankings(
         self,

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks import HardNegativeMining, MiningSchedule, RoundSubset
 from data_modules.formats.records import DataError, id_key
-from mmretrieval.index import ExactIndex
+from mmretrieval.index import ExactIndex, FaissIndex
 from mmretrieval.mining import (
     MiningPlan,
     ModalityAware,
@@ -276,6 +276,17 @@ def test_stale_negatives_are_refused_on_resume(fitted, fakes, module, data, inte
         message = "not the file that the checkpoint was training with"
     with pytest.raises(error, match=message):
         fitted(mining, ckpt_path=interrupted)
+
+
+@RESUMED
+def test_a_run_may_go_on_with_another_exhaustive_index_and_no_other(fitted, interrupted):
+    """As on a machine without the GPU that the first index was for."""
+    other = HardNegativeMining(index=FaissIndex("HNSW8", device="cpu"))
+    with pytest.raises(StaleNegativesError, match=r"'index': 'exhaustive'.* 'index': 'HNSW8'"):
+        fitted(other, ckpt_path=interrupted)
+    resumed = HardNegativeMining(index=ExactIndex())
+    fitted(resumed, ckpt_path=interrupted)
+    assert [done.round for done in resumed.reports] == [0, 1]
 
 
 @RESUMED
