@@ -86,6 +86,7 @@ def fit(
     world=1,
     callbacks=(),
     max_skipped_steps=10,
+    rounds=None,
 ) -> Run:
     """Train ``EPOCHS`` epochs of ``STEPS`` steps; of ``world`` ranks, each calls it in its own process."""
     seed_everything(7)
@@ -96,7 +97,7 @@ def fit(
     module = UniversalRetriever(encoder, InfoNCE(0.1), optimizer, schedule, max_skipped_steps)
     data = EmbeddedDataModule(size=64, global_batch_size=batch, seed=3, num_workers=workers)
     plan = MiningPlan(top_k=20, selection=ModalityAware(k_prime=10))
-    mining = KillingMining(plan, index=ExactIndex(), folder=folder / "negatives")
+    mining = KillingMining(plan, rounds, index=ExactIndex(), folder=folder / "negatives")
     recorder = Recorder(kill_at)
     mining.kill_at = kill_at
     checkpoint = ResumeCheckpoint(every_n_steps=every_n_steps, folder=folder / "checkpoints")
