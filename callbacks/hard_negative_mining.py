@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -97,13 +98,11 @@ class HardNegativeMining(Callback):
             raise ValueError(f"rounds_kept must be at least 1, found {rounds_kept}.")
         self.plan = plan if plan is not None else MiningPlan()
         self.schedule = schedule if schedule is not None else MiningSchedule()
-        self.subset = subset if subset is not None else RoundSubset()
         self.rounds_kept = rounds_kept
         self.index = index
         self.folder, self.start = folder, start
-        self.search = MiningSearch(
-            self.index, self.subset, teacher, teacher_tasks, embeddings, embedding_dtype
-        )
+        subset = subset if subset is not None else RoundSubset()
+        self.search = MiningSearch(self.index, subset, teacher, teacher_tasks, embeddings, embedding_dtype)
         self.reports: list[MiningRound] = []
         self.latest: NegativeTable | None = None
         """What the last round of this process mined."""
@@ -125,7 +124,7 @@ class HardNegativeMining(Callback):
             self._start = file_hash(self.start), NegativeTable.load(self.start, _of_data(data))
             data.set_negatives(self._start[1])
         self.search.check(data.queries(data.train_split))
-        if self.schedule.every_n_steps is not None:
+        if self.schedule.by_steps:
             data.set_pause(lambda position: self._next_round(trainer, position))
 
     @override
@@ -133,13 +132,13 @@ class HardNegativeMining(Callback):
         self._started, self._spent = time.perf_counter(), 0.0
         # In on_train_start, workers may prepare batches already. A resumed run has files.
         begins = trainer.global_step == 0 and not self._files and not is_dry_run(trainer)
-        if self.schedule.before_training and begins:
+        if self.schedule.begins and begins:
             self.mine(trainer, pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, last = trainer.current_epoch + 1, is_last_epoch(trainer)
-        if self.schedule.is_due(epoch, trainer.global_step, last=last):
+        if self.schedule.is_due(epoch, trainer.global_step, self._mined_at, last=last):
             self.mine(trainer, pl_module)
 
     @override
@@ -158,7 +157,9 @@ class HardNegativeMining(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        over = batch_idx + 1 >= trainer.num_training_batches and is_last_epoch(trainer)
+        ends = batch_idx + 1 >= trainer.num_training_batches
+        # A listed step is mined at in on_train_epoch_end if it ends an epoch, also the last one.
+        over = ends and (is_last_epoch(trainer) or self.schedule.at_steps is not None)
         if not (over or trainer.should_stop or trainer.global_step == trainer.max_steps):
             self._mine_within(trainer, pl_module)
 
@@ -172,12 +173,17 @@ class HardNegativeMining(Callback):
                 self._within_epoch = False
 
     def _steps_left(self, trainer: Trainer) -> int | None:
-        return self.schedule.steps_left(trainer.global_step, self.reports[-1].step if self.reports else None)
+        return self.schedule.steps_left(trainer.global_step, self._mined_at)
+
+    @property
+    def _mined_at(self) -> int | None:
+        return self.reports[-1].step if self.reports else None
 
     def _next_round(self, trainer: Trainer, position: int) -> int:
         """The first batch of the epoch that may come after the next round, from ``position`` on."""
         every, left = trainer.accumulate_grad_batches, self._steps_left(trainer)
-        assert left is not None
+        if left is None:
+            return sys.maxsize  # no round is to come
         return position - position % every + max(left, 1) * every
 
     @override
@@ -185,6 +191,12 @@ class HardNegativeMining(Callback):
         if self._spent:
             whole = time.perf_counter() - self._started
             trainer.print(f"Mining took {self._spent:.0f} s, {self._spent / whole:.0%} of the fit.")
+        missed = self.schedule.missed(done.step for done in self.reports)
+        if missed and not is_dry_run(trainer):
+            rank_zero_warn(
+                f"Training ended at step {trainer.global_step} without a round of mining at "
+                f"{', '.join(map(str, missed))} of schedule.at_steps: list steps that it comes to."
+            )
 
     def mine(self, trainer: Trainer, module: LightningModule) -> FilteredMiningReport:
         """Mine with the current weights, and hand the negatives to the trainer's data module.
@@ -229,7 +241,7 @@ class HardNegativeMining(Callback):
         """
         data = data_of(trainer)
         queries, corpus = data.queries(data.train_split), data.corpus
-        rows = self.subset.queries_of(number, len(queries))
+        rows = self.search.subset.queries_of(number, len(queries))
         rankings = self.search.rankings(trainer, module, data, number, rows, self.plan.top_k)
         found, report = mine(
             rankings,
@@ -237,6 +249,7 @@ class HardNegativeMining(Callback):
             corpus.candidate_keys,
             self.plan,
             DataSets(queries.tasks, queries.task_of[rows], queries.task_sources),
+            number,
         )
         mined = MinedNegatives.empty(len(queries), self.plan.negatives_per_query)
         mined.put(rows, found)
@@ -339,7 +352,7 @@ class HardNegativeMining(Callback):
 
     def _settings(self, data: RetrievalData) -> dict[str, Scalar]:
         names = {"pool": data.train_pool, "split": data.train_split}
-        subset = {f"subset_{name}": value for name, value in asdict(self.subset).items()}
+        subset = {f"subset_{name}": value for name, value in asdict(self.search.subset).items()}
         return {**self.plan.stamp(), **subset, **names, **self.search.stamp()}
 
     def _folder(self, trainer: Trainer) -> Path:

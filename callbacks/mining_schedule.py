@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ Rows = NDArray[np.int64]
 class MiningSchedule:
     """When to mine.
 
-    Rounds come at ends of epochs, or after a number of steps wherever that is in an epoch.
+    Rounds come at ends of epochs, or after some steps wherever that is in an epoch.
 
     Args:
         every_n_epochs: Mine after every n-th epoch, at least 1; ``None``: never while training goes on.
@@ -26,8 +26,9 @@ class MiningSchedule:
         after_training: Mine after the last epoch, too, for another run to train with.
         before_training: Mine before the first step, too, where weights are trained already, as in stage 2.
             Under ``fast_dev_run`` it is left out.
-        at_steps: Mine after exactly these optimizer steps and at no others, whatever the rest says; each must
-            be the end of an epoch. ``None``: as the rest says.
+        at_steps: Mine after exactly these optimizer steps and at no others, whatever the rest says, in the
+            middle of an epoch as well; 0 is before the first step. Steps that training does not come to are
+            named in a warning at its end. ``None``: as the rest says.
 
     Raises:
         ValueError: If a value is out of range.
@@ -52,17 +53,30 @@ class MiningSchedule:
             )
         if self.first_step < 0:
             raise ValueError(f"first_step must be at least 0, found {self.first_step}.")
+        if self.at_steps is not None and any(step < 0 for step in self.at_steps):
+            raise ValueError(f"at_steps must be at least 0 each, found {list(self.at_steps)}.")
 
-    def is_due(self, epoch: int, step: int, *, last: bool) -> bool:
+    @property
+    def begins(self) -> bool:
+        """Whether to mine before the first step."""
+        return self.before_training if self.at_steps is None else 0 in self.at_steps
+
+    @property
+    def by_steps(self) -> bool:
+        """Whether rounds may come in the middle of an epoch."""
+        return self.at_steps is not None or self.every_n_steps is not None
+
+    def is_due(self, epoch: int, step: int, mined_at: int | None, *, last: bool) -> bool:
         """Whether to mine now, at the end of an epoch.
 
         Args:
             epoch: How many epochs are finished.
             step: How many optimizer steps are done.
+            mined_at: The step of the last round; ``None`` before the first.
             last: Whether training is over.
         """
         if self.at_steps is not None:
-            return step in self.at_steps
+            return step in self.at_steps and step != mined_at
         if last:
             return self.after_training
         if self.every_n_epochs is None or self.every_n_steps is not None:
@@ -70,15 +84,25 @@ class MiningSchedule:
         return epoch % self.every_n_epochs == 0 and step >= self.first_step
 
     def steps_left(self, step: int, mined_at: int | None) -> int | None:
-        """Steps until the next round, 0 or less if it is due; ``None`` if steps do not count.
+        """Steps until the next round, 0 or less if it is due; ``None`` if no step brings one.
 
         Args:
             step: How many optimizer steps are done.
             mined_at: The step of the last round; ``None`` before the first.
         """
+        if self.at_steps is not None:
+            return min((at - step for at in self.at_steps if at >= step and at != mined_at), default=None)
         if self.every_n_steps is None:
             return None
         return max((mined_at or 0) + self.every_n_steps, self.first_step) - step
+
+    def missed(self, mined_at: Iterable[int]) -> list[int]:
+        """Those of ``at_steps`` at which nothing was mined, in ascending order.
+
+        Args:
+            mined_at: The steps of all rounds.
+        """
+        return sorted({*(self.at_steps or ())}.difference(mined_at))
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,8 +71,8 @@ class MiningSearch:
         """Who searches, for the stamps of negatives."""
         teacher = None if self.teacher is None else self._loaded_teacher().embedding_hash()
         tasks = {} if self.teacher_tasks is None else {"teacher_tasks": ", ".join(self.teacher_tasks)}
-        kind = ExactIndex if self.index is None else type(self.index)
-        return {"index": kind.__name__, "teacher": teacher, **tasks}
+        method = ExactIndex().method if self.index is None else self.index.method
+        return {"index": method, "teacher": teacher, **tasks}
 
     def rankings(
         self,

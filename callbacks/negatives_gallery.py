@@ -19,7 +19,7 @@ _COLORS = {NegativeKind.WRONG_MODALITY: RED, NegativeKind.UNSATISFACTORY: ORANGE
 
 
 class NegativesGallery(Callback):
-    """Shows mined negatives after each round of :class:`~callbacks.HardNegativeMining`.
+    """Shows mined negatives after each round of :class:`~callbacks.HardNegativeMining`, wherever that is.
 
     Each task has one picture: a row per query, at the left what is asked, then the labelled positive in green
     and the negatives with their kind, rank and score: wrong modality in red, others in orange. What looks
@@ -48,8 +48,33 @@ class NegativesGallery(Callback):
         if stage == "fit":
             self._mining(trainer)
 
+    # Mining, which is listed before, may have had a round in any of these hooks.
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw_new(trainer)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw_new(trainer)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        self._draw_new(trainer)
+
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw_new(trainer)
+
+    def _draw_new(self, trainer: Trainer) -> None:
+        """Draw the last round, unless that was done."""
         table = self._mining(trainer).latest
         if table is None or table is self._shown or not trainer.is_global_zero:
             return
@@ -57,7 +82,7 @@ class NegativesGallery(Callback):
         data = data_of(trainer)
         folder = self.folder or Path(trainer.default_root_dir, "gallery/negatives")
         for task, rows in self._rows(data.queries(data.train_split), table):
-            figure = draw_rows(f"{task} · negatives of step {trainer.global_step}", rows)
+            figure = draw_rows(f"{task} · negatives of step {table.stamp.step}", rows)
             record(trainer, f"negatives/{task}", folder / f"{task}.png", figure)
 
     def _mining(self, trainer: Trainer) -> HardNegativeMining:

@@ -298,7 +298,7 @@ def _settings(
     if mining is not None:
         yield from _flat("mining", {**mining.plan.stamp(), "rounds_kept": mining.rounds_kept})
         yield from _flat("mining.schedule", asdict(mining.schedule))
-        yield from _flat("mining.subset", asdict(mining.subset))
+        yield from _flat("mining.subset", asdict(mining.search.subset))
 
 
 def _flat(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, str]]:

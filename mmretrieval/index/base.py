@@ -23,6 +23,7 @@ Groups = frozenset[int] | None
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 NO_LABEL = -1
+EXHAUSTIVE = "exhaustive"
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -77,6 +78,15 @@ class VectorIndex(ABC):
     def dim(self) -> int | None:
         """Dimension of the vectors; ``None`` before the first call of :meth:`add`."""
         return self._dim
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """How vectors are found, for stamps of results: the same for indexes that find the same ones.
+
+        :data:`EXHAUSTIVE` for those that score all vectors, whatever scores that differ by the rounding of
+        float32 may change.
+        """
 
     @property
     def counts(self) -> Mapping[int, int]:

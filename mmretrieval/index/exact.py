@@ -11,7 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmretrieval.index.base import NO_LABEL, FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
+from mmretrieval.index.base import (
+    EXHAUSTIVE,
+    NO_LABEL,
+    FloatMatrix,
+    Groups,
+    Labels,
+    Scores,
+    VectorIndex,
+    Vectors,
+)
 from mmretrieval.index.measures import Measures, measure
 from mmretrieval.index.operands import Precision, Queries, prepared
 from mmretrieval.index.products import fastest
@@ -71,6 +80,11 @@ class ExactIndex(VectorIndex):
         self._parts: list[Part] = []
         self._tiles: list[Tile] | None = None
         self._measures: dict[tuple[int, Precision], Measures] = {}
+
+    @property
+    def method(self) -> str:
+        """Exhaustive, whatever the settings."""
+        return EXHAUSTIVE
 
     def best(self, queries: FloatMatrix, k: int) -> tuple[NDArray[np.float64], Labels]:
         """Search as :meth:`search` does, and return the scores that the ranking is by.

@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmretrieval.index.base import NO_LABEL, FloatMatrix, Groups, Labels, Scores, VectorIndex, Vectors
+from mmretrieval.index.base import (
+    EXHAUSTIVE,
+    NO_LABEL,
+    FloatMatrix,
+    Groups,
+    Labels,
+    Scores,
+    VectorIndex,
+    Vectors,
+)
 from mmretrieval.index.faiss_part import FaissPart, read_part
 from mmretrieval.index.faiss_products import blas_for_few_queries
 from mmretrieval.index.faiss_training import train
@@ -77,6 +86,11 @@ class FaissIndex(VectorIndex):
     def exhaustive(self) -> bool:
         """Whether each group has an index of its own."""
         return self.factory == "Flat"
+
+    @property
+    def method(self) -> str:
+        """Exhaustive for "Flat", else the factory string and the parameters."""
+        return EXHAUSTIVE if self.exhaustive else " ".join(filter(None, [self.factory, self.parameters]))
 
     def train(self, sample: FloatMatrix) -> None:
         """Train on vectors of all kinds that will be added, and not on the first of them only.

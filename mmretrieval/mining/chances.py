@@ -24,15 +24,17 @@ class Chances:
     member: NDArray[np.float64]
 
     @classmethod
-    def of(cls, query_keys: NDArray[np.integer], seed: int, draw: int) -> Chances:
-        """The numbers of a draw: a hash of (seed, query, draw).
+    def of(cls, query_keys: NDArray[np.integer], seed: int, draw: int, round_: int = 0) -> Chances:
+        """The numbers of a draw: a hash of (seed, round, query, draw).
 
         Args:
             query_keys: A number for each query that stays the same in every call.
             seed: Of all draws.
             draw: The draw's number, from 0.
+            round_: Number of the mining, from 0. Were it left out, the same queries would get nothing by
+                chance, or the same kind, in every round.
         """
-        base = _mixed(query_keys.astype(np.uint64) ^ _mixed(np.array([seed & (2**64 - 1)], dtype=np.uint64)))
+        base = _mixed(query_keys.astype(np.uint64) ^ _of_round(seed, round_))
         kind, member = (_unit(_mixed(base + np.uint64(2 * draw + part))) for part in (0, 1))
         return cls(kind, member)
 
@@ -50,6 +52,12 @@ def nth_member(members: NDArray[np.bool_], chance: NDArray[np.float64]) -> NDArr
     nth = np.floor(chance * members.sum(axis=1)).astype(np.int64) + 1
     columns: NDArray[np.int64] = (members.cumsum(axis=1) == nth[:, None]).argmax(axis=1)
     return columns
+
+
+def _of_round(seed: int, round_: int) -> NDArray[np.uint64]:
+    """A number for each round of each seed; that of the first round is a hash of the seed alone."""
+    of_seed = _mixed(np.array([seed & (2**64 - 1)], dtype=np.uint64))
+    return _mixed(of_seed + np.uint64(round_)) if round_ else of_seed
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

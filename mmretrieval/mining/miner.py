@@ -25,12 +25,13 @@ def mine(
     candidate_keys: NDArray[np.int64],
     plan: MiningPlan,
     data_sets: DataSets | None = None,
+    round_: int = 0,
 ) -> tuple[MinedNegatives, FilteredMiningReport]:
     """Draw hard negatives for each query from its best candidates.
 
     What has the row or the content of a known positive, or the content of an earlier draw for the query, is
     never drawn, whatever the plan. Each query's negatives depend on nothing but its own ranking, positives,
-    key and data set.
+    key and data set, and on the round.
 
     Args:
         rankings: Search results and known positives.
@@ -38,6 +39,7 @@ def mine(
         candidate_keys: Content key of each candidate; equal exactly when contents are, across data sets, too.
         plan: How to mine.
         data_sets: Where each query belongs; needed if the plan treats some data sets otherwise.
+        round_: Number of the mining, from 0; each has draws of its own.
 
     Returns:
         The negatives, and what there is to report about them.
@@ -46,8 +48,11 @@ def mine(
         - candidate_modalities, candidate_keys: ``(N,)``.
 
     Raises:
-        ValueError: If a row is not below N, or ``data_sets`` and the plan's do not fit.
+        ValueError: If a row is not below N, ``round_`` is negative, or ``data_sets`` and the plan's do not
+            fit.
     """
+    if round_ < 0:
+        raise ValueError(f"round_ must be at least 0, found {round_}.")
     rankings.check_rows(candidate_keys.size)
     contents = np.unique(candidate_keys, return_inverse=True)[1].astype(np.int64)
     mined = MinedNegatives.empty(len(rankings), plan.negatives_per_query)
@@ -56,7 +61,7 @@ def mine(
         for start in range(0, queries.size, _QUERY_BLOCK):  # bounds the memory of the (Q, K) intermediates
             block = queries[start : start + _QUERY_BLOCK]
             hits = Hits.of(rankings.take(block), candidate_modalities, contents, plan.top_k)
-            drawn = _Drawn.of(hits, recipe, plan)
+            drawn = _Drawn.of(hits, recipe, plan, round_)
             mined.put(block, drawn.negatives)
             report += drawn.report
     return mined, report
@@ -70,21 +75,27 @@ class _Drawn:
     report: FilteredMiningReport
 
     @classmethod
-    def of(cls, hits: Hits, recipe: Recipe, plan: MiningPlan) -> _Drawn:
+    def of(cls, hits: Hits, recipe: Recipe, plan: MiningPlan, round_: int) -> _Drawn:
         allowed, dropped = apply_filters(recipe.filters, hits)
         kinds = recipe.selection.kinds(hits, allowed)
         negatives = MinedNegatives.empty(len(hits), plan.negatives_per_query)
-        skipped = _draw(negatives, hits, np.where(hits.known, 0, kinds).astype(np.uint8), recipe, plan)
+        left = np.where(hits.known, 0, kinds).astype(np.uint8)
+        skipped = _draw(negatives, hits, left, recipe, plan, round_)
         return cls(negatives, _report(hits, kinds, negatives, skipped, dropped))
 
 
 def _draw(
-    negatives: MinedNegatives, hits: Hits, left: NDArray[np.uint8], recipe: Recipe, plan: MiningPlan
+    negatives: MinedNegatives,
+    hits: Hits,
+    left: NDArray[np.uint8],
+    recipe: Recipe,
+    plan: MiningPlan,
+    round_: int,
 ) -> NDArray[np.int64]:
     """Fill ``negatives`` and empty ``left``; returns how many draws of each query took nothing by chance."""
     counts, skipped = (np.zeros(len(hits), dtype=np.int64) for _ in range(2))
     for draw in range(plan.negatives_per_query):
-        columns_q = recipe.selection.pick(left, Chances.of(hits.query_keys, plan.seed, draw))
+        columns_q = recipe.selection.pick(left, Chances.of(hits.query_keys, plan.seed, draw, round_))
         skipped += (columns_q < 0) & left.any(axis=1)
         got = np.flatnonzero(columns_q >= 0)
         columns, place = columns_q[got], (got, counts[got])

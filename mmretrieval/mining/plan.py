@@ -52,7 +52,8 @@ class MiningPlan:
         top_k: How many of the best candidates are looked at; a positive beyond has rank ``top_k``, at least
             1.
         negatives_per_query: How many negatives to draw, at least 1.
-        seed: Of the draws. The same seed and query key give the same draws, whatever other queries there are.
+        seed: Of the draws. The same seed, round and query key give the same draws, whatever other queries
+            there are.
         selection: How negatives are drawn from what the filters leave.
         filters: What may be drawn, in the order of application. Known positives are never drawn.
         data_sets: What single data sets do otherwise, by name or by a pattern with ``*`` and ``?``, or by
@@ -129,12 +130,24 @@ class MiningPlan:
             "seed": self.seed,
             "selection": _canonical(_described(self.selection)),
             "filters": _canonical([_described(part) for part in self.filters]),
-            "data_sets": _canonical({name: self._described_recipe(name) for name in self.data_sets}),
+            "data_sets": self._described_data_sets(),
         }
 
     def _fitting(self, data_set: str, source: str) -> Override:
         found = (other for pattern, other in self.data_sets.items() if fits(pattern, data_set, source))
         return next(found, _NOTHING)
+
+    def _described_data_sets(self) -> str:
+        """One JSON object whose keys are in the order that counts."""
+        parts = (
+            f"{json.dumps(name)}:{_canonical(self._described_recipe(name))}" for name in self._in_order()
+        )
+        return f"{{{','.join(parts)}}}"
+
+    def _in_order(self) -> list[str]:
+        """Names, whose order says nothing, and then patterns, of which the first that fits counts."""
+        patterns = [name for name in self.data_sets if set(name) & set("*?[:")]
+        return sorted(set(self.data_sets) - set(patterns)) + patterns
 
     def _described_recipe(self, data_set: str) -> dict[str, Any]:
         recipe = self.recipe(data_set)

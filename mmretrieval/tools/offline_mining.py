@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from typing_extensions import override
 
-from callbacks import HardNegativeMining
+from callbacks import HardNegativeMining, RoundSubset
 from mmretrieval.cli import RetrievalCLI, restrict_imports
 from mmretrieval.errors import UserError
 
@@ -26,18 +26,47 @@ def mine(run: Path, out: Path, checkpoint: Path | None, devices: int) -> None:
     restrict_imports()
     with TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
-        config.write_text(yaml.safe_dump(_settings(run / "config.yaml", devices)), encoding="utf-8")
+        config.write_text(_configuration(run / "config.yaml", devices), encoding="utf-8")
         cli = RetrievalCLI(["-c", str(config)], run=False)
     trainer: Trainer = cli.trainer
     mining = next((c for c in trainer.callbacks if isinstance(c, HardNegativeMining)), None)  # type: ignore[attr-defined]
     if mining is None:
         raise UserError(f"{run / 'config.yaml'}: has no callbacks.HardNegativeMining that says how to mine")
     mining.folder = out
-    trainer.callbacks = [TQDMProgressBar(), _MineOnce(mining)]  # type: ignore[attr-defined]
+    mine_once(trainer, cli.model, cli.datamodule, mining, weights)
+
+
+def mine_once(
+    trainer: Trainer,
+    module: LightningModule,
+    data: LightningDataModule,
+    mining: HardNegativeMining,
+    weights: Path,
+) -> None:
+    """Mine one round for all queries of the training split, and in the whole pool.
+
+    Args:
+        trainer: Its callbacks are replaced.
+        module: The retriever.
+        data: Its training queries and pool.
+        mining: How, and where to; what its rounds leave out, this one does not.
+        weights: A checkpoint of the retriever.
+
+    Raises:
+        UserError: If Lightning did not validate, so that nothing was mined.
+    """
+    mining.search.subset = RoundSubset()
+    once = _MineOnce(mining)
+    trainer.callbacks = [TQDMProgressBar(), once]  # type: ignore[attr-defined]
     with warnings.catch_warnings():
         # The run's other callbacks are left out on purpose.
         warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint")
-        trainer.validate(cli.model, cli.datamodule, ckpt_path=weights, weights_only=True, verbose=False)
+        trainer.validate(module, data, ckpt_path=weights, weights_only=True, verbose=False)
+    if not once.done:
+        raise UserError(
+            f"{mining.folder}: nothing was mined, as the trainer did not validate; it needs one batch: "
+            f"trainer.limit_val_batches is {trainer.limit_val_batches}"
+        )
 
 
 class _MineOnce(Callback):
@@ -45,7 +74,7 @@ class _MineOnce(Callback):
 
     def __init__(self, mining: HardNegativeMining) -> None:
         super().__init__()
-        self.mining = mining
+        self.mining, self.done = mining, False
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,6 +83,12 @@ class _MineOnce(Callback):
             f"{count:,} {kind.name.lower().replace('_', ' ')}" for kind, count in report.by_kind.items()
         )
         trainer.print(f"{path}: weights {stamp.weights_hash}, {report.queries:,} queries, negatives: {kinds}")
+        self.done = True
+
+
+def _configuration(config: Path, devices: int) -> str:
+    # Sorting would change which of several patterns of the plan comes first, and so counts.
+    return yaml.safe_dump(_settings(config, devices), sort_keys=False)
 
 
 def _settings(config: Path, devices: int) -> dict[str, Any]:
@@ -65,5 +100,6 @@ def _settings(config: Path, devices: int) -> dict[str, Any]:
     if not isinstance(settings, dict) or not isinstance(settings.get("trainer"), dict):
         raise UserError(f"{config}: is no configuration of 'lightning fit'")
     settings.pop("ckpt_path", None)
-    settings["trainer"] |= {"devices": devices, "logger": False, "num_nodes": 1}
+    # Mining takes place where Lightning validates, which a run may have switched off.
+    settings["trainer"] |= {"devices": devices, "logger": False, "num_nodes": 1, "limit_val_batches": 1}
     return settings

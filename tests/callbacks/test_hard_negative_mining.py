@@ -37,8 +37,9 @@ def _mix(value):
     return value ^ (value >> 31)
 
 
-def _oracle(data, module, mining):
+def _oracle(data, module, mining, round_=0):
     """Query id → (candidate id, kind, rank), by a literal reading of the paper; one negative a query."""
+    of_round = _mix((_mix(mining.plan.seed) + round_) & MASK) if round_ else _mix(mining.plan.seed)
     corpus, queries, s = data.corpus, data.corpus.queries("train"), mining.plan
     k_prime = s.selection.k_prime
     pool, of_queries = data.vectors(module, "candidates"), data.vectors(module, "train")
@@ -54,7 +55,7 @@ def _oracle(data, module, mining):
             kind = 1 if not right and rank < positive_rank else 2 if right and rank > k_prime else 0
             if kind and int(corpus.candidate_keys[row]) not in contents:
                 kinds[kind].append((row, rank))
-        base = _mix(id_key(id_) ^ _mix(s.seed))
+        base = _mix(id_key(id_) ^ of_round)
         first, second = ((_mix((base + part) & MASK) >> 11) / 2**53 for part in (0, 1))
         kind = 1 if first < s.selection.probability_c1 else 2
         kind = kind if kinds[kind] else 3 - kind
@@ -77,9 +78,8 @@ class Spy(HardNegativeMining):
     def mine(self, trainer, module):
         if not hasattr(self, "expected"):
             self.expected = []
-        self.expected.append(
-            (_oracle(trainer.datamodule, module, self), module.weights_hash(), trainer.global_step)
-        )
+        found = _oracle(trainer.datamodule, module, self, len(self.expected))
+        self.expected.append((found, module.weights_hash(), trainer.global_step))
         return super().mine(trainer, module)
 
 
@@ -192,6 +192,18 @@ class _Interrupt(ModelCheckpoint):
             raise _Stop
 
 
+class _InterruptAtEnd(ModelCheckpoint):
+    """Saves a checkpoint at the end of the first epoch, after mining, and stops."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
+        raise _Stop
+
+
 class _InterruptBefore(Callback):
     """Does so as a callback that is not called last."""
 
@@ -233,6 +245,32 @@ def test_a_resumed_run_goes_on_with_the_negatives_of_the_checkpoint(fitted, data
 
 
 @RESUMED
+@pytest.mark.parametrize("starts", [False, True])
+def test_a_resumed_run_draws_what_an_uninterrupted_one_does(fitted, fakes, data, tmp_path, begun, starts):
+    """Draws depend on the round's number, which a checkpoint keeps; a file to begin with is no round."""
+    plan = MiningPlan(selection=ModalityAware(probability_none=1 / 3))
+
+    def run(more=(), ckpt_path=None):
+        mining = HardNegativeMining(plan, start=begun[0] if starts else None)
+        trainer = fakes.make_trainer(tmp_path, [mining, *more], max_epochs=4, enable_checkpointing=bool(more))
+        data.tables.clear()
+        trainer.fit(fakes.FakeModule(), datamodule=data, ckpt_path=ckpt_path)
+        return mining
+
+    run()
+    whole = data.tables[starts:]
+    with pytest.raises(_Stop):
+        run([_InterruptAtEnd(tmp_path / "middle.ckpt")])
+    resumed = run(ckpt_path=tmp_path / "middle.ckpt")
+    assert [done.round for done in resumed.reports] == [0, 1, 2]
+    queries = data.corpus.queries("train")
+    found = [_as_dict(table, queries) for table in data.tables[starts:]]
+    assert found == [_as_dict(table, queries) for table in whole]
+    without = [{id_ for id_, own in table.items() if not own} for table in found]
+    assert without[0] != without[1] != without[2]
+
+
+@RESUMED
 @pytest.mark.parametrize("case", ["other settings", "mined again", "gone"])
 def test_stale_negatives_are_refused_on_resume(fitted, fakes, module, data, interrupted, tmp_path, case):
     path = tmp_path / "negatives/round_0.npz"
@@ -252,6 +290,17 @@ def test_stale_negatives_are_refused_on_resume(fitted, fakes, module, data, inte
         message = "not the file that the checkpoint was training with"
     with pytest.raises(error, match=message):
         fitted(mining, ckpt_path=interrupted)
+
+
+@RESUMED
+def test_a_run_may_go_on_with_another_exhaustive_index_and_no_other(fitted, interrupted):
+    """As on a machine without the GPU that the first index was for."""
+    other = HardNegativeMining(index=FaissIndex("HNSW8", device="cpu"))
+    with pytest.raises(StaleNegativesError, match=r"'index': 'exhaustive'.* 'index': 'HNSW8'"):
+        fitted(other, ckpt_path=interrupted)
+    resumed = HardNegativeMining(index=ExactIndex())
+    fitted(resumed, ckpt_path=interrupted)
+    assert [done.round for done in resumed.reports] == [0, 1]
 
 
 @RESUMED
@@ -485,7 +534,8 @@ def taught(fakes, module, data, tmp_path, monkeypatch):
 
 def test_a_teacher_may_mine_for_some_tasks_only(taught, module, data):
     mining, teacher = taught(teacher_tasks=["beta_*"])
-    own, other = _oracle(data, module, mining), _oracle(data, teacher(None), mining)
+    number = mining.reports[-1].round
+    own, other = _oracle(data, module, mining, number), _oracle(data, teacher(None), mining, number)
     queries = data.corpus.queries("train")
     tasks = [queries.tasks[code] for code in queries.task_of]
     for id_, task in zip(queries.ids.tolist(), tasks, strict=True):
@@ -551,6 +601,52 @@ def test_rounds_by_steps_come_within_epochs_and_say_how_far_to_read_ahead(fitted
     assert [table.stamp.weights_hash for table in data.tables] == hashes
     trainer = type("Trainer", (), {"global_step": 8, "accumulate_grad_batches": 3})
     assert mining._next_round(trainer, 4) == 6, "one step, of which a batch is done"
+
+
+def test_given_steps_are_mined_at_within_epochs_at_their_ends_and_at_the_last(fitted, data):
+    mining = Spy(schedule=MiningSchedule(every_n_steps=2, before_training=True, at_steps=[9, 2, 3, 7]))
+    fitted(mining, 3)  # of three steps
+    assert [done.step for done in mining.reports] == [2, 3, 7, 9]
+    assert [done.epoch for done in mining.reports] == [0, 1, 2, 3]
+    assert [table.stamp.weights_hash for table in data.tables] == [
+        weights for _, weights, _ in mining.expected
+    ]
+    trainer = type("Trainer", (), {"global_step": 3, "accumulate_grad_batches": 1})
+    mining.reports = mining.reports[:2]
+    assert mining._next_round(trainer, 0) == 4, "the negatives of step 7 are for the fifth batch on"
+    assert data.pause is not None
+
+
+def test_given_steps_that_training_does_not_come_to_are_named_at_its_end(fitted, data):
+    mining = HardNegativeMining(schedule=MiningSchedule(at_steps=[0, 3, 12, 11]))
+    with pytest.warns(UserWarning, match=r"ended at step 6 without a round of mining at 11, 12 of"):
+        fitted(mining, 2)
+    assert [done.step for done in mining.reports] == [0, 3]
+
+
+def test_a_given_step_is_mined_at_once_though_several_batches_make_a_step(fitted, data):
+    mining = HardNegativeMining(schedule=MiningSchedule(at_steps=[1, 2]))
+    fitted(mining, 2, accumulate_grad_batches=2)  # after the first batch of epoch 2 it is step 2 still
+    assert [done.step for done in mining.reports] == [1, 2]
+
+
+@RESUMED
+@pytest.mark.parametrize("mined_first", [True, False])
+def test_a_resumed_run_mines_at_the_given_steps_of_an_uninterrupted_one(
+    fakes, fitted, data, tmp_path, mined_first
+):
+    path, schedule = tmp_path / "middle.ckpt", MiningSchedule(at_steps=[3, 4, 6])
+    mining = HardNegativeMining(schedule=schedule)
+    saves = _Interrupt(path) if mined_first else _InterruptBefore(path)  # Lightning calls checkpoints last
+    callbacks = [mining, saves] if mined_first else [saves, mining]
+    with pytest.raises(_Stop):
+        fakes.make_trainer(tmp_path, callbacks, enable_checkpointing=True).fit(
+            fakes.FakeModule(), datamodule=data
+        )
+    assert [done.step for done in mining.reports] == ([3, 4] if mined_first else [3])
+    resumed = HardNegativeMining(schedule=schedule)
+    fitted(resumed, ckpt_path=path)
+    assert [done.step for done in resumed.reports] == [3, 4, 6]
 
 
 @RESUMED

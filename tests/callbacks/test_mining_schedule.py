@@ -14,7 +14,9 @@ def steps_of(schedule, epochs=6, length=10):
         left = schedule.steps_left(step, mined[-1] if mined else None)
         if left is not None and left <= 0 and not last:
             mined.append(step)
-        if step % length == 0 and schedule.is_due(step // length, step, last=last):
+        if step % length == 0 and schedule.is_due(
+            step // length, step, mined[-1] if mined else None, last=last
+        ):
             mined.append(step)
     return mined
 
@@ -75,3 +77,22 @@ def test_candidates_are_drawn_anew_and_positives_of_the_pool_are_there():
 def test_rounds_may_come_after_given_steps_alone():
     assert steps_of(MiningSchedule(at_steps=[20, 60])) == [20, 60]
     assert steps_of(MiningSchedule(every_n_epochs=1, at_steps=[])) == []
+    assert steps_of(MiningSchedule(at_steps=[20, 55, 7])) == [7, 20, 55], "wherever in an epoch"
+
+
+def test_given_steps_count_alone_whatever_the_rest_says():
+    rest = {"every_n_steps": 5, "first_step": 30, "after_training": True, "before_training": True}
+    schedule = MiningSchedule(at_steps=[10, 27], **rest)
+    assert steps_of(schedule) == [10, 27]
+    assert not schedule.begins
+    assert MiningSchedule(at_steps=[0, 9]).begins
+    assert schedule.steps_left(27, 27) is None, "no round is to come"
+
+
+def test_given_steps_without_a_round_are_named():
+    schedule = MiningSchedule(at_steps=[30, 10, 20])
+    assert schedule.missed([10]) == [20, 30]
+    assert schedule.missed([10, 20, 30]) == []
+    assert MiningSchedule().missed([]) == []
+    with pytest.raises(ValueError, match=r"at_steps must be at least 0 each, found \[3, -1\]"):
+        MiningSchedule(at_steps=[3, -1])

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks import HardNegativeMining, NegativesGallery
+from callbacks import HardNegativeMining, MiningSchedule, NegativesGallery
 from callbacks.gallery_drawing import GREEN, ORANGE, RED
 from mmretrieval.mining import MiningPlan
 
@@ -32,6 +32,28 @@ def test_each_round_is_drawn_for_each_task(fakes, tmp_path, module, data):
     tags = [tag for tag in events.Tags()["images"] if tag.startswith("negatives/")]
     assert [image.step for tag in tags[:1] for image in events.Images(tag)] == [3, 6]
     assert len(tags) == len(names)
+
+
+def test_rounds_before_and_within_epochs_are_drawn_once_each_with_their_own_step(
+    fakes, tmp_path, module, data, monkeypatch
+):
+    drawn = []
+
+    def note(trainer, tag, path, figure):
+        drawn.append((tag.removeprefix("negatives/"), figure.get_suptitle(), trainer.global_step))
+
+    monkeypatch.setattr("callbacks.negatives_gallery.record", note)
+    schedule = MiningSchedule(before_training=True, every_n_steps=2)
+    mining = HardNegativeMining(schedule=schedule)
+    trainer = fakes.make_trainer(tmp_path, [mining, NegativesGallery()], max_epochs=2)
+    trainer.fit(module, datamodule=data)
+    steps = [done.step for done in mining.reports]
+    assert steps == [0, 2, 4], "before the first step, in the first epoch and in the second"
+    expected = [(task, step) for step in steps for task in data.queries("train").tasks]
+    assert [(task, step) for task, _, step in drawn] == expected
+    assert [title for _, title, _ in drawn] == [
+        f"{task} · negatives of step {step}" for task, step in expected
+    ]
 
 
 def test_rows_hold_the_positive_and_the_negatives_in_order(fakes, tmp_path, module, data):

@@ -45,6 +45,15 @@ def assert_brute_force(index, pool, queries, k):
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-5)
 
 
+def test_indexes_have_one_method_iff_they_find_the_same_vectors():
+    exhaustive = {make().method for make in INDEXES.values()}
+    exhaustive |= {ExactIndex(precision="bfloat16").method, FaissIndex(device="cpu", tie_window=3).method}
+    assert exhaustive == {"exhaustive"}
+    settings_ = [("IVF4,Flat", ""), ("IVF4,Flat", "nprobe=2"), ("HNSW8", "")]
+    others = [FaissIndex(factory, "cpu", parameters=parameters).method for factory, parameters in settings_]
+    assert others == ["IVF4,Flat", "IVF4,Flat nprobe=2", "HNSW8"]
+
+
 @pytest.mark.parametrize(("queries", "k"), [(1, 1), (1, 10), (40, 10), (40, 150), (3, 400)])
 def test_random_vectors_are_ranked_as_by_brute_force(index, queries, k):
     rng = np.random.default_rng(0)

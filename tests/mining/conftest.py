@@ -17,8 +17,11 @@ def splitmix(value):
     return value ^ (value >> 31)
 
 
-def _chance(seed, query_key, draw, part):
-    base = splitmix((query_key & MASK) ^ splitmix(seed & MASK))
+def _chance(seed, query_key, draw, part, round_=0):
+    of_round = splitmix(seed & MASK)
+    if round_:
+        of_round = splitmix((of_round + round_) & MASK)
+    base = splitmix((query_key & MASK) ^ of_round)
     return (splitmix((base + 2 * draw + part) & MASK) >> 11) / 2**53
 
 
@@ -68,7 +71,7 @@ def _scored_rankings(seed, queries=7, candidates=14, depth=10, distinct_contents
 
 @pytest.fixture(scope="session")
 def chance():
-    """(seed, query key, draw, part) → a number in [0, 1), in Python's integers."""
+    """(seed, query key, draw, part, round) → a number in [0, 1), in Python's integers."""
     return _chance
 
 

@@ -68,7 +68,7 @@ def chosen(selection, pool, kind_chance, member_chance):
     return members[int(member_chance * len(members))]
 
 
-def oracle(rankings, modalities, keys, plan, chance):
+def oracle(rankings, modalities, keys, plan, chance, round_=0):
     picked, report, dropped = [], Counter(), dict.fromkeys((part.name for part in plan.filters), 0)
     for q, whole in enumerate(rankings.rows.tolist()):
         ranking, labelled = whole[: plan.top_k], int(rankings.labelled_row[q])
@@ -99,7 +99,7 @@ def oracle(rankings, modalities, keys, plan, chance):
         for draw in range(plan.negatives_per_query):
             if not pool:
                 break
-            chances = (chance(plan.seed, query_key, draw, part) for part in (0, 1))
+            chances = (chance(plan.seed, query_key, draw, part, round_) for part in (0, 1))
             taken = chosen(plan.selection, pool, *chances)
             if taken is None:
                 skipped += 1
@@ -153,11 +153,11 @@ plans = st.builds(
 
 
 @settings(max_examples=200, deadline=None)
-@given(seed=st.integers(0, 2**32), plan=plans)
-def test_any_plan_equals_the_oracle(seed, plan, scored_rankings, as_lists, chance):
+@given(seed=st.integers(0, 2**32), plan=plans, round_=st.integers(0, 3))
+def test_any_plan_equals_the_oracle(seed, plan, round_, scored_rankings, as_lists, chance):
     case = scored_rankings(seed)
-    mined, report = mine(*case, plan)
-    picked, expected = oracle(*case, plan, chance)
+    mined, report = mine(*case, plan, round_=round_)
+    picked, expected = oracle(*case, plan, chance, round_)
     assert as_lists(mined) == picked
     assert report == expected
     empty = mined.rows < 0
@@ -218,6 +218,27 @@ def test_c1_c2_and_in_batch_only_have_their_shares():
     assert report.without_chance == report.without == report.skipped
     assert abs(report.skipped / 4000 - 0.5) < 0.04  # 5 standard deviations
     assert abs(report.wrong_modality / 4000 - 0.375) < 0.04
+
+
+def test_rounds_draw_independently_of_each_other():
+    """Over the rounds every query gets its turn, and both kinds, whatever its first round has drawn."""
+    selection = ModalityAware(probability_c1=0.5, probability_none=1 / 3)
+    query = repeated_query([0] * 40 + [1] * 10, 4000, 40)
+    kinds = np.stack([mine(*query, MiningPlan(selection=selection), round_=n)[0].kinds[:, 0] for n in (0, 1)])
+    for first in (NegativeKind.NONE, NegativeKind.WRONG_MODALITY, NegativeKind.UNSATISFACTORY):
+        of_second = np.bincount(kinds[1, kinds[0] == first], minlength=3) / (kinds[0] == first).sum()
+        assert (abs(of_second - 1 / 3) < 0.065).all()  # 5 standard deviations
+    with pytest.raises(ValueError, match="round_ must be at least 0, found -1"):
+        mine(*query, MiningPlan(), round_=-1)
+
+
+def test_the_first_round_draws_what_published_results_were_trained_with():
+    """Kinds and ranks written down before rounds had draws of their own."""
+    query = repeated_query([0] * 40 + [1] * 10, 12, 40)
+    plan = MiningPlan(seed=3, selection=ModalityAware(probability_none=0.25))
+    mined = mine(*query, plan)[0]
+    assert mined.kinds[:, 0].tolist() == [1, 1, 0, 0, 1, 1, 0, 2, 0, 0, 2, 2]
+    assert mined.ranks[:, 0].tolist() == [28, 34, 0, 0, 24, 23, 0, 46, 0, 0, 48, 48]
 
 
 def test_top_k_takes_the_best_first_and_names_them_by_modality():

@@ -195,6 +195,20 @@ def test_equal_plans_have_equal_stamps_whatever_they_are_written_as():
     assert one.stamp() == other.stamp()
 
 
+@pytest.mark.parametrize("patterns", [("*_task1", "vis*"), ("text:*", "*:fiqa")])
+def test_patterns_in_another_order_mine_otherwise_and_have_another_stamp(patterns):
+    settings = dict(zip(patterns, (Override(TopK(1)), Override(TopK(2))), strict=True))
+    plans = [MiningPlan(data_sets=dict(order)) for order in (settings.items(), reversed(settings.items()))]
+    data_set = {"*_task1": ("visualnews_task1", ""), "text:*": ("fiqa", "text")}[patterns[0]]
+    assert plans[0].recipe(*data_set) != plans[1].recipe(*data_set)
+    assert plans[0].stamp() != plans[1].stamp()
+    own = {"visualnews_task1": Override(TopK(3))}  # a full name counts wherever it stands
+    assert (
+        MiningPlan(data_sets={**own, **plans[0].data_sets}).stamp()
+        == MiningPlan(data_sets={**plans[0].data_sets, **own}).stamp()
+    )
+
+
 def test_a_file_of_another_filter_is_refused(tmp_path):
     def stamp_of(plan):
         return Stamp("weights", 1, "pool", "queries", 0, plan.stamp())

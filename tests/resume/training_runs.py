@@ -88,6 +88,7 @@ def fit(
     callbacks=(),
     max_skipped_steps=10,
     text_root=None,
+    rounds=None,
 ) -> Run:
     """Train ``EPOCHS`` epochs of ``STEPS`` steps; of ``world`` ranks, each calls it in its own process.
 
@@ -106,7 +107,7 @@ def fit(
         else ContinualTextDataModule(str(text_root), text_share=TEXT_SHARE, batches_per_epoch=STEPS, **stream)
     )
     plan = MiningPlan(top_k=20, selection=ModalityAware(k_prime=10))
-    mining = KillingMining(plan, index=ExactIndex(), folder=folder / "negatives")
+    mining = KillingMining(plan, rounds, index=ExactIndex(), folder=folder / "negatives")
     recorder = Recorder(kill_at)
     mining.kill_at = kill_at
     checkpoint = ResumeCheckpoint(every_n_steps=every_n_steps, folder=folder / "checkpoints")
