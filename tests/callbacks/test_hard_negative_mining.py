@@ -113,7 +113,7 @@ def test_mining_searches_exactly_on_the_ranks_own_device_by_default(fitted, data
     fitted(HardNegativeMining(), epochs=2)
     (index,) = indexes
     assert (type(index), index.device.type) == (ExactIndex, "cpu")
-    assert data.tables[0].stamp.settings["index"] == "ExactIndex"
+    assert data.tables[0].stamp.settings["index"] == ExactIndex().method
     assert usual_index(torch.device("cuda:3")).device == torch.device("cuda:3")
 
 
