@@ -69,7 +69,7 @@ def main() -> None:
 
 def ends_of_epochs(run: Path) -> list[int]:
     """After how many steps each epoch of a finished run ended."""
-    rounds = json.loads((run / "metrics.json").read_text())["epochs"]
+    rounds = json.loads((run / "metrics_val.json").read_text())["epochs"]  # the test split only at the end
     return [done["step"] for done in rounds if done["epoch"]]
 
 
