@@ -5,7 +5,8 @@
     *.jsonl, *.jsonl.gz    a line is one of
         {"query": …, "positives": […], "negatives": […]}    or anchor or question; pos, positive; neg, …
         [query, positive] or [query, positive, negative, …]
-        {"set": […]}                                        texts that say the same: the first asks for others
+        {"set": […]}                                        texts that say the same: the first asks for the
+                                                        others, in a symmetric data set each does
         {"sentence1": …, "sentence2": …, "gold_label": …}   SNLI and MultiNLI: entailment is a pair, the
                                                             rest is left out
     *.json                 SQuAD (Rajpurkar et al., 2016, https://arxiv.org/abs/1606.05250): questions and the

@@ -54,4 +54,6 @@ def test_the_held_out_definitions_are_evaluated(tmp_path, tiny_mllm):
     assert len({line.split()[0] for line in judged}) == len(held_out) == 500
     shares = json.loads((tmp_path / "two/adapter/training.json").read_text())
     assert "wordnet_beir_task1" in json.dumps(shares)
-    assert all(0 <= text["start"]["local"]["average"]["ndcg@10"] <= 1 for _ in text)
+    assert all(0 <= part["local"]["average"]["ndcg@10"] <= 1 for part in (text, text["start"]))
+    assert text["local"] != text["start"]["local"], "three steps have moved the rankings"
+    assert [done["step"] for done in text["epochs"]] == [0, 3]
