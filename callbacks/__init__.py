@@ -4,6 +4,7 @@ from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.best_checkpoint import BestCheckpoint
 from callbacks.blend_shares import BlendShares
 from callbacks.checkpoint_io import AtomicCheckpointIO
+from callbacks.collapse_watch import CollapseWatch
 from callbacks.embedding import embed
 from callbacks.embedding_projector import EmbeddingProjector
 from callbacks.forgetting_monitor import ForgettingMonitor
@@ -29,6 +30,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "BestCheckpoint",
     "BlendShares",
+    "CollapseWatch",
     "EmbeddingProjector",
     "EvaluationRound",
     "ForgettingMonitor",

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from callbacks.collaborators import RetrievalData, data_of
 from callbacks.markdown import Section
-from data_modules.mixture import MixtureBatchSampler
+from callbacks.training_sources import TrainingSources
 from mmretrieval.batches import ContrastiveBatch
-
-
-class BlendedData(RetrievalData, Protocol):
-    """What is needed of a data module; ``RetrievalDataModule`` has it."""
-
-    sampler: MixtureBatchSampler
 
 
 class BlendShares(Callback):
@@ -47,18 +39,10 @@ class BlendShares(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        data = data_of(trainer)
-        if not hasattr(data, "sampler"):
-            raise MisconfigurationException(
-                f"BlendShares counts what a RetrievalDataModule blends, found {type(data).__name__}."
-            )
-        sampler = cast(BlendedData, data).sampler
-        queries, sources = sampler.queries, sampler.settings.sources
-        tasks = {task: [task] for task in queries.tasks} if sources is None else sources
-        place = {task: number for number, own in enumerate(tasks.values()) for task in own}
-        self._source_of = np.array([place[task] for task in queries.tasks])[queries.task_of]
-        self._asked = {name: sum(sampler.shares.get(t, 0.0) for t in own) for name, own in tasks.items()}
-        self.counts = dict.fromkeys(tasks, 0)
+        sources = TrainingSources.of(trainer, self)
+        self._source_of = sources.source_of
+        self._asked = dict(zip(sources.names, sources.asked, strict=True))
+        self.counts = dict.fromkeys(sources.names, 0)
 
     @override
     def on_train_batch_end(

@@ -135,6 +135,8 @@ class UniversalRetriever(LightningModule):
         self.start_hash: str | None = None
         """Digest of the file of weights in ``init_from``, once they were loaded."""
         self.health = StepHealth()
+        self.latest_queries = torch.zeros(0, 0)
+        """Embeddings of this rank's queries in the last training step, without gradient, ``(Q, D)``."""
         self._latest_rows = torch.zeros(0, dtype=torch.long)
         self._step_started = 0.0
         self._started = False
@@ -243,6 +245,7 @@ class UniversalRetriever(LightningModule):
             self.log("train/divergence_from_reranker", divergence.detach())
             loss = loss + self.reranker_distillation.weight * divergence
         self.health.saw(loss)
+        self.latest_queries = queries.detach()
         self._latest_rows = batch.query_rows
         values = {
             "train/loss": output.loss.detach(),

@@ -56,6 +56,7 @@ SECTIONS: tuple[Section, ...] = (
             "callbacks.RetrievalEvaluation",
             "callbacks.TextEvaluation",
             "callbacks.BlendShares",
+            "callbacks.CollapseWatch",
             "callbacks.ForgettingMonitor",
             "callbacks.ModelSoup",
             "callbacks.RerankerTargets",

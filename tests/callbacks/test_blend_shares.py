@@ -104,7 +104,7 @@ def test_single_tasks_are_sources_where_nothing_else_is_said(trained, packed):
 def test_other_data_are_refused(fakes, data, module, tmp_path):
     trainer = fakes.make_trainer(tmp_path, [BlendShares()])
     trainer.datamodule = data
-    with pytest.raises(MisconfigurationException, match="counts what a RetrievalDataModule blends"):
+    with pytest.raises(MisconfigurationException, match="BlendShares looks at what a"):
         trainer.callbacks[0].setup(trainer, module, "fit")
 
 

@@ -1,0 +1,145 @@
+"""Queries of a source that have all become one are named, and nothing else is."""
+
+import warnings
+from dataclasses import replace
+from itertools import permutations
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
+
+from callbacks import CollapseWatch
+from callbacks.collapse_watch import mean_similarities, sums_by_group
+from callbacks.training_sources import TrainingSources
+from data_modules.resumable_loader import ResumableDataLoader
+from data_modules.retrieval import RetrievalDataModule
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
+]
+SOURCES = {"multimodal": ["alpha_task0"], "text": ["beta_task1"]}
+STEPS = 10
+
+
+class Batch(NamedTuple):
+    query_rows: torch.Tensor
+
+
+class Rows:
+    def __getitem__(self, item):
+        return item.query
+
+
+class Data(RetrievalDataModule):
+    """Batches of nothing but rows."""
+
+    def train_dataloader(self):
+        def collate(rows):
+            return Batch(torch.tensor(rows))
+
+        return ResumableDataLoader(Rows(), batch_sampler=self.sampler, collate_fn=collate)
+
+
+def unit(rng, count):
+    vectors = rng.normal(size=(count, 16)) + 0.5
+    return torch.from_numpy(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).float()
+
+
+def by_pairs(vectors):
+    pairs = list(permutations(np.asarray(vectors, dtype=np.float64), 2))
+    return np.mean([a @ b for a, b in pairs]) if pairs else np.nan
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mean_similarity_is_that_of_all_pairs(seed):
+    rng = np.random.default_rng(seed)
+    vectors, groups = unit(rng, 40), torch.from_numpy(rng.integers(0, 4, 40))
+    groups[groups == 3] = 2
+    groups[0] = 3  # one alone; of group 4 there is none
+    found = mean_similarities(sums_by_group(vectors, groups, 5))
+    expected = [by_pairs(vectors[groups == group]) for group in range(5)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.isnan(expected).tolist() == [False, False, False, True, True]
+    parts = sum(sums_by_group(vectors[part], groups[part], 5) for part in (slice(0, 13), slice(13, 40)))
+    np.testing.assert_allclose(mean_similarities(parts), found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def trained(fakes, module, packed, tmp_path, monkeypatch):
+    """A fit whose text queries have one embedding in the steps named; its warnings, and what was logged."""
+
+    def run(watch, collapsed, width=16):
+        data = Data(packed, batch_size=8, batches_per_epoch=STEPS)
+        data.mixture = replace(data.mixture, sources=SOURCES, weights={"multimodal": 0.5, "text": 0.5})
+        rng, logged = np.random.default_rng(0), []
+
+        def step(batch, batch_idx):
+            source = TrainingSources.of(trainer, watch).source_of[batch.query_rows.numpy()]
+            vectors = unit(rng, len(source))
+            if batch_idx in collapsed:
+                vectors[source == 1] = vectors[0].clone()
+            module.latest_queries = vectors
+            logged.append((source, vectors))
+            return module.encoder.tokens.sum()
+
+        monkeypatch.setattr(module, "training_step", step)
+        trainer = fakes.make_trainer(tmp_path, [watch], max_epochs=1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer.fit(module, datamodule=data)
+        return [str(w.message) for w in caught if "same embedding" in str(w.message)], logged, trainer
+
+    return run
+
+
+def test_it_warns_once_of_the_source_that_collapsed(trained):
+    (said,), logged, trainer = trained(CollapseWatch(steps=3), set(range(4, STEPS)))
+    assert "All queries of text have" in said
+    assert "multimodal" not in said
+    assert "configs/continual/unfamiliar.yaml" in said
+    source, vectors = logged[-1]
+    values = {name: float(value) for name, value in trainer.callback_metrics.items() if "similarity" in name}
+    assert values == {
+        f"train/query_similarity/{name}": pytest.approx(by_pairs(vectors[source == number]), abs=1e-5)
+        for number, name in enumerate(SOURCES)
+    }
+
+
+@pytest.mark.parametrize("collapsed", [set(), {0, 1, 3, 4, 6, 7, 9}])
+def test_a_few_steps_are_no_collapse(trained, collapsed):
+    said, *_ = trained(CollapseWatch(steps=3), collapsed)
+    assert not said
+
+
+def _similarity(rank, world):
+    watch, logged = CollapseWatch(), {}
+    watch._sources = TrainingSources(["multimodal", "text"], [0.5, 0.5], np.array([0, 1, 1]))
+    watch._in_row = {"multimodal": 0, "text": 0}
+    module = SimpleNamespace(
+        latest_queries=torch.eye(2)[[0, rank]], log_dict=lambda values, **_: logged.update(values)
+    )
+    rows = torch.tensor([0, 1] if rank else [2, 1])
+    watch.on_train_batch_end(SimpleNamespace(strategy=DDPStrategy()), module, None, Batch(rows), 0)
+    return torch.tensor([logged["train/query_similarity/text"]]), sorted(logged)
+
+
+def test_queries_of_all_ranks_are_compared(run_on_ranks):
+    """Text has twice the first axis on rank 0 and once the second on rank 1: one pair of three is alike."""
+    for similarity, names in run_on_ranks(_similarity):
+        assert similarity.item() == pytest.approx(1 / 3)
+        assert names == ["train/query_similarity/text"], "the multimodal query is alone"
+
+
+def test_bad_settings_and_other_data_are_refused(fakes, data, module, tmp_path):
+    for settings in ({"similarity": 1.5}, {"similarity": -1}, {"steps": 0}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            CollapseWatch(**settings)
+    trainer = fakes.make_trainer(tmp_path, [CollapseWatch()])
+    trainer.datamodule = data
+    with pytest.raises(MisconfigurationException, match="CollapseWatch looks at what"):
+        trainer.callbacks[0].setup(trainer, module, "fit")
