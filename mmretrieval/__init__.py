@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from mmretrieval.reproducible_products import ask_for_reproducible_products
+
 if TYPE_CHECKING:
     from mmretrieval.content import Candidate, Content, Modality, Query
     from mmretrieval.distillation import Distillation
@@ -61,6 +63,8 @@ _MODULES = {
     "WarmupCosine": "mmretrieval.schedules",
     "ZeroShotReranker": "mmretrieval.rerank.zero_shot",
 }
+
+ask_for_reproducible_products()  # before torch multiplies for the first time
 
 
 def __getattr__(name: str) -> object:

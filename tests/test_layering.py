@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("mmretrieval", "data_modules", "callbacks")
 
 LAYERS = (
-    {"content", "batches", "errors", "distributed", "image_bytes"},
+    {"content", "batches", "errors", "distributed", "image_bytes", "reproducible_products"},
     {"encoder", "loss", "metrics", "index", "schedules", "health", "shared_work"},
     {"mining", "rerank", "sharding", "export", "distillation"},
     {"module", "pretraining", "retriever"},

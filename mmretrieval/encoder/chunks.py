@@ -115,7 +115,8 @@ def aligned(inputs: EncoderInputs, padding: int, columns: int = 16) -> EncoderIn
 
     In single precision on a CPU, an embedding then is the same to the last bit whatever it is embedded with:
     vectorised sums over tokens begin anew at each multiple of a few vectors, so that masked columns only add
-    zeros, and rows of a matrix product do not depend on each other. Without it, the padding that a batch
+    zeros, and rows of a matrix product do not depend on each other (on Intel processors as
+    :mod:`mmretrieval.reproducible_products` sees to). Without it, the padding that a batch
     happens to need changes scores by about 3e-7. GPUs choose their kernels by the size of a batch, so there
     it does not hold; nor does it for products of fewer than eight rows by several threads, as of a lone
     picture of four patches.
