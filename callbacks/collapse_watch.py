@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import torch
@@ -25,23 +26,24 @@ class TrainedRetriever(Protocol):
 
 
 class CollapseWatch(Callback):
-    """Warns when all queries of a source have the same embedding, so that nothing can be found by them.
+    """Warns when all queries of a source have nearly the same embedding, so that little can be found by them.
 
     That happens where a contrastive loss with a low temperature meets a high learning rate and data that the
     model can hardly tell apart. The loss need not show it: in mixed batches the sources are still told from
-    each other. Logged at every step as ``train/query_similarity/<source>``: the mean similarity of two
-    different queries of the source, over all ranks; sources with a single query in the step are left out.
+    each other. Logged as ``train/query_similarity/<source>``: the mean similarity of two
+    different queries of the source, over all ranks; sources with fewer than two in the step are left out.
 
     Args:
         similarity: Queries that are as similar in the mean, or more, are one.
-        steps: Warn, once a source, when they are in so many steps in a row.
+        steps: Warn when they are in so many of the source's steps in a row. Of the embedded text sets, which
+            are learnt, queries are that similar for at most some 30 steps.
 
     Raises:
         ValueError: If an argument is out of range.
         MisconfigurationException: From ``setup``, if the data module blends nothing.
     """
 
-    def __init__(self, similarity: float = 0.99, steps: int = 20) -> None:
+    def __init__(self, similarity: float = 0.95, steps: int = 50) -> None:
         super().__init__()
         if not -1 < similarity <= 1:
             raise ValueError(f"similarity must be above -1 and at most 1, found {similarity}.")
@@ -73,17 +75,25 @@ class CollapseWatch(Callback):
         totals = trainer.strategy.reduce(parts, reduce_op="sum")
         found = dict(zip(self._sources.names, mean_similarities(totals).tolist(), strict=True))
         found = {name: similarity for name, similarity in found.items() if similarity == similarity}
-        logged = {f"train/query_similarity/{name}": similarity for name, similarity in found.items()}
-        pl_module.log_dict(logged, on_step=True, on_epoch=False, batch_size=len(queries))
+        self._log(trainer, found)
         for name, similarity in found.items():
             self._in_row[name] = self._in_row[name] + 1 if similarity >= self.similarity else 0
             if self._in_row[name] == self.steps:
                 self._warn(name)
 
+    def _log(self, trainer: Trainer, found: Mapping[str, float]) -> None:
+        # Not by pl_module.log: of sources that are not in this step, it would log the last value again.
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined] # set by a connector
+        if not every or trainer.global_step % every:
+            return
+        logged = {f"train/query_similarity/{name}": similarity for name, similarity in found.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, step=trainer.global_step - 1)  # Lightning's number of this step
+
     def _warn(self, name: str) -> None:
         rank_zero_warn(
             f"All queries of {name} have nearly the same embedding: their mean similarity was "
-            f"{self.similarity:g} or more in {self.steps} steps in a row, so nothing can be found by them. A "
+            f"{self.similarity:g} or more in {self.steps} steps in a row, so little can be found by them. A "
             "lower learning rate, a higher temperature, and steps of one source each (data.homogeneous) keep "
             "them apart; configs/continual/unfamiliar.yaml has all three."
         )

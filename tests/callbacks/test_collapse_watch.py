@@ -1,8 +1,10 @@
 """Queries of a source that have all become one are named, and nothing else is."""
 
+import csv
 import warnings
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from callbacks import CollapseWatch
@@ -73,9 +76,11 @@ def test_the_mean_similarity_is_that_of_all_pairs(seed):
 def trained(fakes, module, packed, tmp_path, monkeypatch):
     """A fit whose text queries have one embedding in the steps named; its warnings, and what was logged."""
 
-    def run(watch, collapsed, width=16):
+    def run(watch, collapsed, **mixture):
         data = Data(packed, batch_size=8, batches_per_epoch=STEPS)
-        data.mixture = replace(data.mixture, sources=SOURCES, weights={"multimodal": 0.5, "text": 0.5})
+        data.mixture = replace(
+            data.mixture, sources=SOURCES, weights={"multimodal": 0.5, "text": 0.5}, **mixture
+        )
         rng, logged = np.random.default_rng(0), []
 
         def step(batch, batch_idx):
@@ -88,26 +93,37 @@ def trained(fakes, module, packed, tmp_path, monkeypatch):
             return module.encoder.tokens.sum()
 
         monkeypatch.setattr(module, "training_step", step)
-        trainer = fakes.make_trainer(tmp_path, [watch], max_epochs=1)
+        logger = CSVLogger(tmp_path, version=0)
+        settings = {"logger": logger, "log_every_n_steps": 2, "max_epochs": 1}
+        trainer = fakes.make_trainer(tmp_path, [watch], **settings)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             trainer.fit(module, datamodule=data)
-        return [str(w.message) for w in caught if "same embedding" in str(w.message)], logged, trainer
+        with Path(logger.log_dir, "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        return [str(w.message) for w in caught if "same embedding" in str(w.message)], logged, rows
 
     return run
 
 
 def test_it_warns_once_of_the_source_that_collapsed(trained):
-    (said,), logged, trainer = trained(CollapseWatch(steps=3), set(range(4, STEPS)))
+    (said,), trained_on, rows = trained(CollapseWatch(steps=3), set(range(4, STEPS)))
     assert "All queries of text have" in said
     assert "multimodal" not in said
     assert "configs/continual/unfamiliar.yaml" in said
-    source, vectors = logged[-1]
-    values = {name: float(value) for name, value in trainer.callback_metrics.items() if "similarity" in name}
-    assert values == {
-        f"train/query_similarity/{name}": pytest.approx(by_pairs(vectors[source == number]), abs=1e-5)
-        for number, name in enumerate(SOURCES)
-    }
+    assert [int(row["step"]) for row in rows] == [1, 3, 5, 7, 9]
+    for row in rows:
+        source, vectors = trained_on[int(row["step"])]
+        for number, name in enumerate(SOURCES):
+            expected = by_pairs(vectors[source == number])
+            assert float(row[f"train/query_similarity/{name}"]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_source_that_is_not_in_a_step_has_no_value_there(trained):
+    _, trained_on, rows = trained(CollapseWatch(), set(), homogeneous=True)
+    kinds = {int(row["step"]): {n for n in SOURCES if row.get(f"train/query_similarity/{n}")} for row in rows}
+    assert kinds == {step: {list(SOURCES)[trained_on[step][0][0]]} for step in (1, 3, 5, 7, 9)}
+    assert len({*map(frozenset, kinds.values())}) == 2, "both sources were there"
 
 
 @pytest.mark.parametrize("collapsed", [set(), {0, 1, 3, 4, 6, 7, 9}])
@@ -118,13 +134,13 @@ def test_a_few_steps_are_no_collapse(trained, collapsed):
 
 def _similarity(rank, world):
     watch, logged = CollapseWatch(), {}
+    logger = SimpleNamespace(log_metrics=lambda values, step: logged.update(values))
     watch._sources = TrainingSources(["multimodal", "text"], [0.5, 0.5], np.array([0, 1, 1]))
     watch._in_row = {"multimodal": 0, "text": 0}
-    module = SimpleNamespace(
-        latest_queries=torch.eye(2)[[0, rank]], log_dict=lambda values, **_: logged.update(values)
-    )
+    module = SimpleNamespace(latest_queries=torch.eye(2)[[0, rank]])
+    trainer = SimpleNamespace(strategy=DDPStrategy(), loggers=[logger], global_step=1, log_every_n_steps=1)
     rows = torch.tensor([0, 1] if rank else [2, 1])
-    watch.on_train_batch_end(SimpleNamespace(strategy=DDPStrategy()), module, None, Batch(rows), 0)
+    watch.on_train_batch_end(trainer, module, None, Batch(rows), 0)
     return torch.tensor([logged["train/query_similarity/text"]]), sorted(logged)
 
 
