@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data_modules.synthetic.benchmark import write_benchmark
+from data_modules.synthetic.text_benchmark import write_text_benchmark
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -80,6 +83,27 @@ def test_orders_of_training_are_compared(monkeypatch, tmp_path):
     (run_together,) = (tmp_path / "runs").glob("at_once_0_*_64")
     assert json.loads((run_together / "metrics.json").read_text())["epochs"][-1]["step"] == 2 * (1 + epochs)
     assert len([*run_together.glob("negatives/round_*.npz")]) == epochs
+
+
+@pytest.mark.slow
+def test_text_of_ones_own_is_measured_before_and_after_stage_2(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
+    write_benchmark(tmp_path / "own", size=16, progress=False)
+    write_text_benchmark(tmp_path / "texts", size=50)
+    out = tmp_path / "unfamiliar.json"
+    options = ["--seeds", 0, "--size", 64, "--epochs", 1, "--steps", 2, "--out", tmp_path / "runs"]
+    options += ["--root", tmp_path / "own", "--text-root", tmp_path / "texts"]
+    run(monkeypatch, "unfamiliar_text.py", *options, "--json", out)
+    runs = json.loads(out.read_text())["runs"]
+    assert list(runs) == ["start", "unfamiliar", "as_it_is"]
+    names = ("ndcg@10", "mrr", "hit@10", "hit@100")
+    for variant, epochs in (("unfamiliar", 1), ("as_it_is", 2)):
+        text = json.loads((tmp_path / f"runs/{variant}_0_{epochs}_default/metrics_text.json").read_text())
+        assert text["epochs"][-1]["step"] == 2 * epochs
+        for values, part in ((runs["start"], text["start"]), (runs[variant], text)):
+            assert values == [{name: part["local"]["average"][name] for name in names}]
+    config = yaml.safe_load((tmp_path / "runs/unfamiliar_0_1_default/config.yaml").read_text())
+    assert config["model"]["init_args"]["init_from"] == str(tmp_path / "runs/stage1_0_1_64")
 
 
 @pytest.mark.slow

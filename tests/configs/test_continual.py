@@ -74,18 +74,47 @@ def test_the_documented_names_and_prompts_are_understood(texts, tmp_path, evalua
     assert "allnli, stackexchange_duplicate_questions_title_title: no qrels of" in capsys.readouterr().out
 
 
-def test_the_papers_settings_replace_those_of_the_small_model(capsys):
-    files = ["-c", str(CONFIGS / "continual_text.yaml"), "-c", str(CONFIGS / "continual/paper.yaml")]
+def composed(capsys, *files):
+    """What the command makes of some configurations."""
+    configs = [word for file in files for word in ("-c", str(CONFIGS / file))]
     with pytest.raises(SystemExit) as ended:
-        main(["fit", *files, "--print_config"])
+        main(["fit", *configs, "--print_config"])
     assert ended.value.code in (0, None)
-    config = yaml.safe_load(capsys.readouterr().out)
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_the_papers_settings_replace_those_of_the_small_model(capsys):
+    config = composed(capsys, "continual_text.yaml", "continual/paper.yaml")
     data, model = config["data"]["init_args"], config["model"]["init_args"]
     assert config["trainer"]["max_epochs"] * data["batches_per_epoch"] == 4500
-    assert (data["max_text_tokens"], data["max_multimodal_tokens"]) == (512, 128)
+    assert (data["max_text_tokens"], data["max_multimodal_tokens"], data["text_share"]) == (512, 128, 0.5)
     assert model["optimizer"]["init_args"]["lr"] == 2e-5
     assert model["distillation"] is None
     assert model["loss"]["init_args"]["temperature"] == 0.05, "the rest stays"
+
+
+def test_unfamiliar_text_changes_what_makes_it_collapse_and_nothing_else(capsys):
+    staged = composed(capsys, "continual_text.yaml")
+    config = composed(capsys, "continual_text.yaml", "continual/unfamiliar.yaml")
+    data, model = config["data"]["init_args"], config["model"]["init_args"]
+    assert (data.pop("homogeneous"), data.pop("text_share")) == (True, 0.7)
+    assert config["trainer"].pop("max_epochs") * data.pop("batches_per_epoch") == 400
+    assert model.pop("distillation") is None
+    assert model["loss"]["init_args"].pop("temperature") == 0.3
+    assert model["optimizer"]["init_args"].pop("lr") == 0.0015
+    for name in ("homogeneous", "text_share", "batches_per_epoch"):
+        staged["data"]["init_args"].pop(name)
+    of_stage, of_model = staged["trainer"], staged["model"]["init_args"]
+    of_stage.pop("max_epochs")
+    of_model.pop("distillation")
+    of_model["loss"]["init_args"].pop("temperature")
+    of_model["optimizer"]["init_args"].pop("lr")
+    (text,) = (c for c in config["trainer"]["callbacks"] if "TextEvaluation" in c["class_path"])
+    assert text["init_args"].pop("ks") == [1, 5, 10, 100]
+    (text,) = (c for c in of_stage["callbacks"] if "TextEvaluation" in c["class_path"])
+    text["init_args"].pop("ks")
+    of_stage["callbacks"] = [c for c in of_stage["callbacks"] if "HardNegativeMining" not in c["class_path"]]
+    assert config == staged
 
 
 @pytest.mark.slow
