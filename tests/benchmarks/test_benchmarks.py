@@ -88,7 +88,7 @@ def test_orders_of_training_are_compared(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_text_of_ones_own_is_measured_before_and_after_stage_2(monkeypatch, tmp_path):
     monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
-    write_benchmark(tmp_path / "own", size=16, progress=False)
+    write_benchmark(tmp_path / "own", size=32, progress=False)
     write_text_benchmark(tmp_path / "texts", size=50)
     out = tmp_path / "unfamiliar.json"
     options = ["--seeds", 0, "--size", 64, "--epochs", 1, "--steps", 2, "--out", tmp_path / "runs"]
