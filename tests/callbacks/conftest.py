@@ -21,6 +21,8 @@ from data_modules.encoding import EncodingTable
 from data_modules.formats.mbeir_writer import MBEIRWriter
 from data_modules.formats.records import CandidateRecord, InstructionRecord, QueryRecord
 from data_modules.packing import pack
+from data_modules.resumable_loader import ResumableDataLoader
+from data_modules.retrieval import RetrievalDataModule
 from mmretrieval.batches import EncoderInputs, EncodingBatch, Pictures
 from mmretrieval.content import MODALITIES, Modality
 
@@ -213,6 +215,25 @@ class FakeData(pl.LightningDataModule):
         """What the encoder makes of all rows of a table, in NumPy."""
         means = module.encoder.tokens.detach().numpy()[self.tokens[name]].mean(axis=1)
         return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+class RowsBatch(NamedTuple):
+    query_rows: torch.Tensor
+
+
+class RowsOnly(RetrievalDataModule):
+    """What the sampler draws, in batches of nothing but rows."""
+
+    def train_dataloader(self):
+        def collate(items):
+            return RowsBatch(torch.tensor([item.query for item in items]))
+
+        return ResumableDataLoader(_Same(), batch_sampler=self.sampler, collate_fn=collate)
+
+
+class _Same:
+    def __getitem__(self, item):
+        return item
 
 
 def make_trainer(folder, callbacks=(), **settings):

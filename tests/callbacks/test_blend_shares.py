@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,33 +11,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from callbacks import BlendShares
-from data_modules.resumable_loader import ResumableDataLoader
-from data_modules.retrieval import RetrievalDataModule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
 ]
 SOURCES = {"multimodal": ["alpha_task0"], "text": ["beta_task1"]}
-
-
-class Batch(NamedTuple):
-    query_rows: torch.Tensor
-
-
-class Rows:
-    def __getitem__(self, item):
-        return item.query
-
-
-class Data(RetrievalDataModule):
-    """Batches of nothing but rows."""
-
-    def train_dataloader(self):
-        def collate(rows):
-            return Batch(torch.tensor(rows))
-
-        return ResumableDataLoader(Rows(), batch_sampler=self.sampler, collate_fn=collate)
 
 
 class Saved(Callback):
@@ -50,8 +28,8 @@ class Saved(Callback):
 
 
 @pytest.fixture
-def ready(packed):
-    data = Data(packed, batch_size=8, batches_per_epoch=5)
+def ready(fakes, packed):
+    data = fakes.RowsOnly(packed, batch_size=8, batches_per_epoch=5)
     data.mixture = replace(data.mixture, sources=SOURCES, weights={"multimodal": 0.7, "text": 0.3})
     return data
 
@@ -87,17 +65,17 @@ def test_shares_are_those_of_the_batches_that_were_consumed(trained, ready, caps
     assert shares.section().rows[1] == ["text", "24", "30.00%", "30.00%"]
 
 
-def test_counting_goes_on_after_a_resumption_in_an_epoch(trained, ready, packed, tmp_path):
+def test_counting_goes_on_after_a_resumption_in_an_epoch(trained, fakes, ready, packed, tmp_path):
     trained(ready)
-    again = Data(packed, batch_size=8, batches_per_epoch=5)
+    again = fakes.RowsOnly(packed, batch_size=8, batches_per_epoch=5)
     again.mixture = ready.mixture
     shares, _, seen = trained(again, checkpoint=tmp_path / "seven.ckpt")
     assert len(seen) == 10 + 3
     assert shares.counts == {"multimodal": 56, "text": 24}
 
 
-def test_single_tasks_are_sources_where_nothing_else_is_said(trained, packed):
-    shares, *_ = trained(Data(packed, batch_size=8, batches_per_epoch=5))
+def test_single_tasks_are_sources_where_nothing_else_is_said(trained, fakes, packed):
+    shares, *_ = trained(fakes.RowsOnly(packed, batch_size=8, batches_per_epoch=5))
     assert shares.counts == {"alpha_task0": 48, "beta_task1": 32}
 
 
@@ -114,7 +92,7 @@ def _counted(rank, world):
     trainer = SimpleNamespace(strategy=DDPStrategy())
     module = SimpleNamespace(device=torch.device("cpu"), log_dict=lambda *_, **__: None)
     rows = torch.tensor([0, 2] if rank else [3, 4, 1])
-    shares.on_train_batch_end(trainer, module, None, Batch(rows), 0)
+    shares.on_train_batch_end(trainer, module, None, SimpleNamespace(query_rows=rows), 0)
     return torch.tensor([*shares.counts.values()])
 
 

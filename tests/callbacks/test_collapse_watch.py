@@ -6,7 +6,6 @@ from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,8 +17,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from callbacks import CollapseWatch
 from callbacks.collapse_watch import mean_similarities, sums_by_group
 from callbacks.training_sources import TrainingSources
-from data_modules.resumable_loader import ResumableDataLoader
-from data_modules.retrieval import RetrievalDataModule
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -27,25 +24,6 @@ pytestmark = [
 ]
 SOURCES = {"multimodal": ["alpha_task0"], "text": ["beta_task1"]}
 STEPS = 10
-
-
-class Batch(NamedTuple):
-    query_rows: torch.Tensor
-
-
-class Rows:
-    def __getitem__(self, item):
-        return item.query
-
-
-class Data(RetrievalDataModule):
-    """Batches of nothing but rows."""
-
-    def train_dataloader(self):
-        def collate(rows):
-            return Batch(torch.tensor(rows))
-
-        return ResumableDataLoader(Rows(), batch_sampler=self.sampler, collate_fn=collate)
 
 
 def unit(rng, count):
@@ -77,7 +55,7 @@ def trained(fakes, module, packed, tmp_path, monkeypatch):
     """A fit whose text queries have one embedding in the steps named; its warnings, and what was logged."""
 
     def run(watch, collapsed, **mixture):
-        data = Data(packed, batch_size=8, batches_per_epoch=STEPS)
+        data = fakes.RowsOnly(packed, batch_size=8, batches_per_epoch=STEPS)
         data.mixture = replace(
             data.mixture, sources=SOURCES, weights={"multimodal": 0.5, "text": 0.5}, **mixture
         )
@@ -140,7 +118,7 @@ def _similarity(rank, world):
     module = SimpleNamespace(latest_queries=torch.eye(2)[[0, rank]])
     trainer = SimpleNamespace(strategy=DDPStrategy(), loggers=[logger], global_step=1, log_every_n_steps=1)
     rows = torch.tensor([0, 1] if rank else [2, 1])
-    watch.on_train_batch_end(trainer, module, None, Batch(rows), 0)
+    watch.on_train_batch_end(trainer, module, None, SimpleNamespace(query_rows=rows), 0)
     return torch.tensor([logged["train/query_similarity/text"]]), sorted(logged)
 
 
