@@ -97,12 +97,12 @@ def test_text_of_ones_own_is_measured_before_and_after_stage_2(monkeypatch, tmp_
     runs = json.loads(out.read_text())["runs"]
     assert list(runs) == ["start", "unfamiliar", "as_it_is"]
     names = ("ndcg@10", "mrr", "hit@10", "hit@100")
-    for variant, epochs in (("unfamiliar", 1), ("as_it_is", 2)):
+    for variant, epochs in (("unfamiliar", 3), ("as_it_is", 2)):
         text = json.loads((tmp_path / f"runs/{variant}_0_{epochs}_default/metrics_text.json").read_text())
         assert text["epochs"][-1]["step"] == 2 * epochs
         for values, part in ((runs["start"], text["start"]), (runs[variant], text)):
             assert values == [{name: part["local"]["average"][name] for name in names}]
-    config = yaml.safe_load((tmp_path / "runs/unfamiliar_0_1_default/config.yaml").read_text())
+    config = yaml.safe_load((tmp_path / "runs/unfamiliar_0_3_default/config.yaml").read_text())
     assert config["model"]["init_args"]["init_from"] == str(tmp_path / "runs/stage1_0_1_64")
 
 

@@ -98,7 +98,7 @@ def test_unfamiliar_text_changes_what_makes_it_collapse_and_nothing_else(capsys)
     config = composed(capsys, "continual_text.yaml", "continual/unfamiliar.yaml")
     data, model = config["data"]["init_args"], config["model"]["init_args"]
     assert (data.pop("homogeneous"), data.pop("text_share")) == (True, 0.7)
-    assert config["trainer"].pop("max_epochs") * data.pop("batches_per_epoch") == 400
+    assert config["trainer"].pop("max_epochs") * data.pop("batches_per_epoch") == 1200
     assert model.pop("distillation") is None
     assert model["loss"]["init_args"].pop("temperature") == 0.3
     assert model["optimizer"]["init_args"].pop("lr") == 0.0015
