@@ -86,6 +86,7 @@ def test_orders_of_training_are_compared(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_text_of_ones_own_is_measured_before_and_after_stage_2(monkeypatch, tmp_path):
     monkeypatch.setenv("MMRETRIEVAL_HOME", str(tmp_path / "home"))
     write_benchmark(tmp_path / "own", size=32, progress=False)
